@@ -1,0 +1,115 @@
+// Prompt caches: what a model remembers of the tokens it has read.
+//
+//   auto cache = mlxlm::make_prompt_cache(model);          // one per layer
+//   mlxlm::generate(model, tokenizer, "Hello", {.prompt_cache = &cache});
+//   mlxlm::save_prompt_cache("hello.safetensors", cache);  // mlx-lm's format
+//   auto again = mlxlm::load_prompt_cache("hello.safetensors");
+//
+// Method: mlx_lm/models/cache.py of mlx-lm 0.32.2. A cache is used by one
+// thread at a time.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <mlx/array.h>
+
+namespace mlxlm {
+
+namespace mx = mlx::core;
+
+// How one layer attends. Shapes of attend(): q [B, H, L, D], k [B, Hkv, L, D],
+// v [B, Hkv, L, Dv]; H is a multiple of Hkv.
+struct AttendSpec {
+  float scale = 1.0f;
+  int window_tokens = 0;  // 0: all earlier tokens are seen
+  bool causal = true;
+  float softcap = 0.0f;            // 0: off; else cap * tanh(score / cap)
+  std::optional<mx::array> sinks;  // [H], learnt attention sinks
+};
+
+// A state to come back to; made and understood by one cache only.
+class CacheCheckpoint {
+ public:
+  virtual ~CacheCheckpoint() = default;
+};
+
+// The cache of one layer (or, as CacheList, of a layer's several parts).
+class Cache {
+ public:
+  virtual ~Cache() = default;
+
+  // The reference's class name, e.g. "RotatingKVCache".
+  virtual std::string_view kind() const = 0;
+
+  // Number of tokens read so far: the rope position of the next one.
+  virtual int offset() const = 0;
+
+  // Number of tokens held.
+  virtual int size() const { return offset(); }
+
+  virtual std::size_t nbytes() const = 0;
+  virtual bool empty() const = 0;
+
+  // Appends k and v, then attends from q to all that is held. Returns
+  // [B, H, L, Dv]. Throws Error{unsupported} on caches without attention.
+  virtual mx::array attend(const mx::array& q,
+                           const mx::array& k,
+                           const mx::array& v,
+                           const AttendSpec& spec);
+
+  // Drops the newest `num_tokens` (fewer if fewer are held); returns how many
+  // went. Not every kind can at any time: see is_trimmable().
+  virtual bool is_trimmable() const { return false; }
+  virtual int trim(int num_tokens);
+
+  // A point to return to with rollback(), at a cost of `nbytes()` at most.
+  virtual std::unique_ptr<CacheCheckpoint> checkpoint() const = 0;
+  virtual void rollback(const CacheCheckpoint& checkpoint) = 0;
+
+  // A quantized copy with the same tokens; throws Error{unsupported} where the
+  // kind has none.
+  virtual std::shared_ptr<Cache> to_quantized(int group_size, int bits) const;
+
+  // What the prompt-cache file holds: arrays in the reference's order and the
+  // reference's meta_state strings.
+  struct State {
+    std::vector<std::optional<mx::array>> arrays;
+    std::vector<std::string> meta;
+  };
+  virtual State state() const = 0;
+  virtual void set_state(const State& state) = 0;
+
+  // Every array that must be evaluated to bring the cache up to date.
+  virtual void append_arrays_to(std::vector<mx::array>& out) const = 0;
+};
+
+using CachePtr = std::shared_ptr<Cache>;
+// One entry per layer, as the reference's list.
+using PromptCache = std::vector<CachePtr>;
+
+// True if every layer can be trimmed now.
+bool can_trim_prompt_cache(const PromptCache& cache);
+
+// Drops the newest tokens from every layer; returns how many went (0 if a
+// layer can't be trimmed).
+int trim_prompt_cache(PromptCache& cache, int num_tokens);
+
+using CacheMetadata = std::map<std::string, std::string>;
+
+// Writes the reference's safetensors format, atomically. Throws Error{file}.
+void save_prompt_cache(const std::string& path,
+                       const PromptCache& cache,
+                       const CacheMetadata& metadata = {});
+
+// Reads it, ours or the reference's. Throws Error{file, format}; class names
+// outside the closed list are refused.
+std::pair<PromptCache, CacheMetadata> load_prompt_cache(
+    const std::string& path);
+
+}  // namespace mlxlm

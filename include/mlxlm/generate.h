@@ -1,0 +1,196 @@
+// Generation: token by token, as text, with statistics.
+//
+//   auto [model, tokenizer] = mlxlm::load("path/to/model");
+//   for (const auto& part :
+//        mlxlm::stream_generate(model, tokenizer, "Once upon a time")) {
+//     std::cout << part.text << std::flush;
+//   }
+//
+// Method: mlx_lm/generate.py (generate_step, stream_generate,
+// speculative_generate_step, generate, wired_limit).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mlxlm/cache.h>
+#include <mlxlm/error.h>
+#include <mlxlm/model.h>
+#include <mlxlm/sample.h>
+#include <mlxlm/tokenizer.h>
+
+namespace mlxlm {
+
+// Ends running generations from any thread: within one prefill chunk or one
+// decode step. Copies share the flag.
+class CancelToken {
+ public:
+  void cancel() { flag_->store(true, std::memory_order_relaxed); }
+  bool cancelled() const { return flag_->load(std::memory_order_relaxed); }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> flag_ =
+      std::make_shared<std::atomic<bool>>(false);
+};
+
+struct GenerateOptions {
+  int max_tokens = 256;  // -1: no limit
+  Sampler sampler;       // empty: the most probable token
+  std::vector<LogitsProcessor> logits_processors;
+  PromptCache* prompt_cache = nullptr;  // read and extended; null: a fresh one
+  int max_kv_size = 0;                  // 0: no limit; else rotating caches
+  int prefill_step_tokens = 2048;
+  std::optional<int> kv_bits;  // 2, 3, 4, 6 or 8; none: off
+  int kv_group_size = 64;
+  int quantized_kv_start = 0;  // tokens before quantization begins
+  std::optional<mx::array> input_embeddings;  // [L, D]
+  std::function<void(int done_tokens, int total_tokens)> prompt_progress;
+
+  ModelPtr draft_model;  // speculative decoding; null: off
+  int num_draft_tokens = 2;
+
+  std::vector<std::string> stop_texts;  // end before the first that appears
+  std::vector<std::vector<int>> stop_sequences;  // the same over token ids
+  bool ignore_eos = false;
+  CancelToken cancel;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+// One token as the steps yield it.
+struct StepResult {
+  int token = 0;
+  mx::array logprobs;  // [V]
+  bool from_draft = false;
+};
+
+// The generator of tokens: next() computes one, and none at the end. The next
+// step is dispatched before the last is read.
+class TokenGenerator {
+ public:
+  virtual ~TokenGenerator() = default;
+  virtual std::optional<StepResult> next() = 0;
+};
+
+// prompt: token ids, at least one unless input embeddings are given. Never
+// looks at end-of-sequence tokens. Throws Error{argument, unsupported,
+// cancelled}.
+std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
+                                              ModelPtr model,
+                                              const GenerateOptions& options);
+
+std::unique_ptr<TokenGenerator> speculative_generate_step(
+    const std::vector<int>& prompt,
+    ModelPtr model,
+    ModelPtr draft_model,
+    const GenerateOptions& options);
+
+// One part of the answer. `text` may be empty while a character is incomplete.
+struct GenerationResponse {
+  std::string text;
+  int token = 0;
+  std::optional<mx::array> logprobs;  // [V]
+  bool from_draft = false;
+  int prompt_tokens = 0;
+  double prompt_tps = 0;  // prompt tokens per second
+  int generation_tokens = 0;
+  double generation_tps = 0;  // generated tokens per second
+  double peak_memory_gb = 0;  // 1e9 bytes
+  // "stop", "length", "cancelled" or "deadline" on the last part; else empty.
+  std::string finish_reason;
+};
+
+// An input range of parts; the work happens as it is walked.
+class GenerationStream {
+ public:
+  class Impl;
+  explicit GenerationStream(std::unique_ptr<Impl> impl);
+  GenerationStream(GenerationStream&&) noexcept;
+  GenerationStream& operator=(GenerationStream&&) noexcept;
+  ~GenerationStream();
+
+  // The next part, or none after the last.
+  std::optional<GenerationResponse> next();
+
+  class iterator {
+   public:
+    using iterator_concept = std::input_iterator_tag;
+    using value_type = GenerationResponse;
+    using difference_type = std::ptrdiff_t;
+
+    iterator() = default;
+    explicit iterator(GenerationStream* stream) : stream_(stream) { ++*this; }
+    const GenerationResponse& operator*() const { return *current_; }
+    const GenerationResponse* operator->() const { return &*current_; }
+    iterator& operator++() {
+      current_ = stream_->next();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool operator==(std::default_sentinel_t) const { return !current_; }
+
+   private:
+    GenerationStream* stream_ = nullptr;
+    std::optional<GenerationResponse> current_;
+  };
+
+  iterator begin() { return iterator(this); }
+  std::default_sentinel_t end() const { return {}; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// `prompt` is encoded as it stands (a chat template is the caller's to apply);
+// a beginning-of-sequence token is added unless it starts with one.
+GenerationStream stream_generate(ModelPtr model,
+                                 TokenizerPtr tokenizer,
+                                 const std::string& prompt,
+                                 const GenerateOptions& options = {});
+GenerationStream stream_generate(ModelPtr model,
+                                 TokenizerPtr tokenizer,
+                                 const std::vector<int>& prompt,
+                                 const GenerateOptions& options = {});
+
+// The callback form: return false to stop. Returns the last part.
+GenerationResponse stream_generate(
+    ModelPtr model,
+    TokenizerPtr tokenizer,
+    const std::string& prompt,
+    const GenerateOptions& options,
+    const std::function<bool(const GenerationResponse&)>& on_part);
+
+// The whole text.
+std::string generate(ModelPtr model,
+                     TokenizerPtr tokenizer,
+                     const std::string& prompt,
+                     const GenerateOptions& options = {});
+
+struct LoadedModel {
+  ModelPtr model;
+  TokenizerPtr tokenizer;
+};
+
+// Model and tokenizer of one folder, .gguf file or hub id.
+LoadedModel load(const std::string& name, const LoadOptions& options = {});
+
+// Raises the Metal wired limit to the recommended working set while it lives,
+// and restores it; does nothing on other devices. Waits for outstanding work.
+class WiredLimit {
+ public:
+  explicit WiredLimit(const Model& model);
+  ~WiredLimit();
+  WiredLimit(const WiredLimit&) = delete;
+  WiredLimit& operator=(const WiredLimit&) = delete;
+
+ private:
+  std::optional<std::size_t> previous_bytes_;
+};
+
+}  // namespace mlxlm

@@ -1,0 +1,24 @@
+#include "tests/support/temporary_folder.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+namespace mlxlm {
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name =
+      (std::filesystem::temp_directory_path() / "mlxlm-test-XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) {
+    throw std::runtime_error("cannot make a temporary folder");
+  }
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace mlxlm
