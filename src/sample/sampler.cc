@@ -1,0 +1,68 @@
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include <mlx/mlx.h>
+
+#include <mlxlm/sample.h>
+
+#include "sample/check.h"
+#include "sample/filters.h"
+
+namespace mlxlm {
+namespace {
+
+// Below this, 1 / temperature would overflow float32 products.
+constexpr double kColdestTemperature = 1e-30;
+
+void check(const SamplerOptions& options) {
+  constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+  check_range("temperature", options.temperature, 0, kNoLimit);
+  check_range("top_p", options.top_p, 0, 1);
+  check_range("min_p", options.min_p, 0, 1);
+  check_range("min_tokens_to_keep", options.min_tokens_to_keep, 1, kNoLimit);
+  check_range("top_k", options.top_k, 0, kNoLimit);
+  check_range("xtc_probability", options.xtc_probability, 0, 1);
+  check_range("xtc_threshold", options.xtc_threshold, 0, 0.5);
+  for (int token : options.xtc_special_tokens) {
+    check_range("xtc_special_tokens", token, 0, kNoLimit);
+  }
+}
+
+mx::array most_probable(const mx::array& logprobs) {
+  return mx::argmax(logprobs, -1);
+}
+
+}  // namespace
+
+Sampler make_sampler(const SamplerOptions& options) {
+  check(options);
+  if (options.temperature < kColdestTemperature) {
+    return most_probable;
+  }
+  return [options](const mx::array& logprobs) {
+    mx::array left = logprobs;
+    if (options.top_p > 0 && options.top_p < 1) {
+      left = apply_top_p(left, options.top_p);
+    }
+    if (options.min_p > 0) {
+      left = apply_min_p(left, options.min_p, options.min_tokens_to_keep);
+    }
+    if (options.xtc_probability > 0) {
+      left = apply_xtc(left,
+                       options.xtc_probability,
+                       options.xtc_threshold,
+                       options.xtc_special_tokens);
+    }
+    if (options.top_k > 0) {
+      left = apply_top_k(left, options.top_k);
+    }
+    mx::array scale(static_cast<float>(1.0 / options.temperature),
+                    left.dtype());
+    return mx::random::categorical(mx::multiply(left, scale));
+  };
+}
+
+void seed(std::uint64_t value) { mx::random::seed(value); }
+
+}  // namespace mlxlm
