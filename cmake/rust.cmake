@@ -1,15 +1,21 @@
 # The Rust crate (tokenizers, chat templates, hub downloads) as one static
 # library, built by cargo with the committed lock file.
-find_program(MLXLM_CARGO NAMES cargo cargo-web REQUIRED)
-set(rust_library ${PROJECT_BINARY_DIR}/rust/release/libmlxlm_rust.a)
+find_program(MLXLM_CARGO NAMES cargo REQUIRED)
+set(MLXLM_RUST_FOLDER ${PROJECT_BINARY_DIR}/rust CACHE PATH
+  "Where cargo builds; builds of several kinds can share one")
+set(rust_library ${MLXLM_RUST_FOLDER}/release/libmlxlm_rust.a)
+# Ubuntu names newer toolchains cargo-1.NN and rustc-1.NN.
+set(rust_environment CARGO_TARGET_DIR=${MLXLM_RUST_FOLDER})
+if(MLXLM_CARGO MATCHES "/cargo-(1\\.[0-9]+)$")
+  list(APPEND rust_environment RUSTC=rustc-${CMAKE_MATCH_1})
+endif()
 file(GLOB_RECURSE rust_sources CONFIGURE_DEPENDS
   ${PROJECT_SOURCE_DIR}/rust/src/*.rs ${PROJECT_SOURCE_DIR}/rust/Cargo.*)
 add_custom_command(
   OUTPUT ${rust_library}
-  COMMAND ${CMAKE_COMMAND} -E env
-    CARGO_TARGET_DIR=${PROJECT_BINARY_DIR}/rust
-    ${MLXLM_CARGO} build --release --locked --quiet
-    --manifest-path ${PROJECT_SOURCE_DIR}/rust/Cargo.toml
+  COMMAND ${CMAKE_COMMAND} -E env ${rust_environment} ${MLXLM_CARGO}
+    build --release --locked --quiet --manifest-path
+    ${PROJECT_SOURCE_DIR}/rust/Cargo.toml
   DEPENDS ${rust_sources}
   COMMENT "Building the Rust crate (tokenizers, templates)"
   USES_TERMINAL

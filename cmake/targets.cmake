@@ -62,6 +62,9 @@ function(mlxlm_tests name)
   target_link_libraries(${name}_test PRIVATE
     ${ARG_DEPENDS} mlxlm_test_support GTest::gmock_main mlxlm_options)
   mlxlm_precompile(${name}_test mlxlm_test_headers)
+  if("unit" IN_LIST ARG_LABELS)
+    add_dependencies(unit_tests ${name}_test)
+  endif()
   gtest_discover_tests(${name}_test
     DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
