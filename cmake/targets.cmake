@@ -2,7 +2,8 @@
 # libraries and programs share precompiled headers.
 
 add_library(mlxlm_options INTERFACE)
-target_compile_options(mlxlm_options INTERFACE -fPIC -Wall -Wextra -Wno-psabi)
+target_compile_options(mlxlm_options INTERFACE -fPIC -Wall -Wextra -Wno-psabi
+  -Wno-missing-field-initializers)
 if(MLXLM_SANITIZE)
   target_compile_options(mlxlm_options INTERFACE
     -fsanitize=${MLXLM_SANITIZE} -fno-omit-frame-pointer)

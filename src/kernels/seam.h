@@ -1,6 +1,7 @@
 // The kernel seam: the few, large operations a decoder calls. Each has a
-// reference in plain MLX that defines its meaning (reference.cc) and may have
-// faster implementations. MLX_LM_KERNELS=reference selects the former.
+// reference in plain MLX that defines its meaning (reference*.cc) and may have
+// faster implementations. MLX_LM_KERNELS=reference selects the former. Results
+// have the dtype of x or q, whatever that of the weights.
 //
 // B: rows, L: tokens, D: model width, N: outputs, H: heads, Dh: head size.
 #pragma once
@@ -9,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <mlx/array.h>
@@ -18,9 +20,8 @@ namespace mlxlm::kernels {
 namespace mx = mlx::core;
 
 enum class NormKind {
-  rms,           // x / rms(x) * weight
-  rms_plus_one,  // x / rms(x) * (1 + weight), Gemma
-  layer,         // (x - mean) / std * weight + bias
+  rms,    // x / rms(x) * weight
+  layer,  // (x - mean) / std * weight + bias
 };
 
 struct Norm {
@@ -30,13 +31,14 @@ struct Norm {
   float eps = 1e-5f;
 };
 
-// Low-rank addition to a linear layer: y + scale * (x A) B; with `magnitude`
-// as in DoRA.
+// Low-rank addition to a linear layer, LoRA: x W^T + scale * (x A) B + bias.
+// DoRA also multiplies each output, before the bias, by the learnt length of
+// its row over the row's length.
 struct LowRank {
-  mx::array a;  // [K, r]
-  mx::array b;  // [r, N]
+  mx::array a;  // [K, r]; of an expert stack [E, K, r]
+  mx::array b;  // [r, N]; of an expert stack [E, r, N]
   float scale = 1.0f;
-  std::optional<mx::array> magnitude;  // [N]
+  std::optional<mx::array> row_scale;  // [N]
 };
 
 // y = x W^T + bias. Dense: weight [N, K]. Quantized: weight packed in uint32
@@ -47,6 +49,8 @@ struct Linear {
   std::optional<mx::array> scales;
   std::optional<mx::array> zeros;  // the affine "biases" tensor
   std::optional<mx::array> bias;   // [N]
+  // [E], nvfp4 expert stacks only: multiplies each expert.
+  std::optional<mx::array> global_scale;
   int group_size = 0;
   int bits = 0;
   std::string mode = "affine";
@@ -84,8 +88,20 @@ struct AttentionParameters {
   std::optional<mx::array> sinks;  // [H]
 };
 
+// A stack of experts: each computes down(activation(gate(x)) * up(x)), or
+// down(activation(up(x))) where gate is null.
+struct Experts {
+  const Linear* gate = nullptr;  // [E, F, D]
+  const Linear* up = nullptr;    // [E, F, D]
+  const Linear* down = nullptr;  // [E, D, F]
+  Activation activation = Activation::silu;
+};
+
 struct Table {
   std::string name;
+
+  // x [..., D] -> [..., D].
+  mx::array (*norm)(const mx::array& x, const Norm& norm);
 
   // norm may be null. x [B, L, D] -> one [B, L, N_i] per linear.
   std::vector<mx::array> (*norm_linear)(const mx::array& x,
@@ -108,8 +124,9 @@ struct Table {
                               const Linear& up,
                               Activation activation);
 
-  // Per-head norm (may be null) and rope (may be null) at positions
-  // offset, offset + 1, ... x [B, L, H * Dh] -> [B, H, L, Dh].
+  // Norm (may be null) and rope (may be null) at positions offset, offset + 1,
+  // ... The norm runs over each head, or over all of them together where its
+  // weight is [H * Dh]. x [B, L, H * Dh] -> [B, H, L, Dh].
   mx::array (*norm_rope)(const mx::array& x,
                          int num_heads,
                          const Norm* norm,
@@ -128,12 +145,12 @@ struct Table {
                                    int group_size,
                                    int bits);
 
-  // Expert e of `linear` for each row: x [..., K] with indices [..., k] ->
-  // [..., k, N] (gather_mm / gather_qmm; `sorted` as there).
-  mx::array (*expert_linear)(const mx::array& x,
-                             const Linear& linear,
-                             const mx::array& indices,
-                             bool sorted);
+  // The sum of the chosen experts' answers, each times its score. x [B, L, D],
+  // indices and scores [B, L, k] -> [B, L, D].
+  mx::array (*expert_mlp)(const mx::array& x,
+                          const Experts& experts,
+                          const mx::array& indices,
+                          const mx::array& scores);
 
   // Final norm (may be null) and vocabulary projection. x [B, L, D] ->
   // [B, L, V].
@@ -141,7 +158,20 @@ struct Table {
 };
 
 // The table in use: the fastest for the default device, or the one that the
-// environment variable MLX_LM_KERNELS names.
+// environment variable MLX_LM_KERNELS names. Throws Error{argument} if there is
+// none of that name.
 const Table& table();
+
+// A table by name; null if there is none or this machine can't run it.
+const Table* find_table(std::string_view name);
+
+// The mask of `num_queries` tokens, the first at position `first_query`, over
+// keys 0 to num_keys - 1: bool [num_queries, num_keys], true where the key is
+// at or before the query and, if window_tokens > 0, among the newest
+// window_tokens up to it.
+mx::array causal_mask(int num_queries,
+                      int num_keys,
+                      int first_query,
+                      int window_tokens = 0);
 
 }  // namespace mlxlm::kernels

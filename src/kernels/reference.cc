@@ -1,0 +1,178 @@
+#include "kernels/reference.h"
+
+#include <cmath>
+#include <numbers>
+
+#include <mlx/mlx.h>
+
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels {
+namespace reference {
+namespace {
+
+mx::array scalar_like(float value, const mx::array& x) {
+  return mx::array(value, x.dtype());
+}
+
+mx::array matrix_product(const mx::array& x, const Linear& linear) {
+  if (linear.quantized()) {
+    return mx::astype(mx::quantized_matmul(x,
+                                           linear.weight,
+                                           *linear.scales,
+                                           linear.zeros,
+                                           /*transpose=*/true,
+                                           linear.group_size,
+                                           linear.bits,
+                                           linear.mode),
+                      x.dtype());
+  }
+  return mx::matmul(x, mx::transpose(mx::astype(linear.weight, x.dtype())));
+}
+
+mx::array norm(const mx::array& x, const Norm& norm) {
+  auto y = norm.kind == NormKind::rms
+               ? mx::fast::rms_norm(x, norm.weight, norm.eps)
+               : mx::fast::layer_norm(x, norm.weight, norm.bias, norm.eps);
+  return mx::astype(y, x.dtype());
+}
+
+mx::array norm_if(const mx::array& x, const Norm* optional) {
+  return optional != nullptr ? norm(x, *optional) : x;
+}
+
+std::vector<mx::array> norm_linear(const mx::array& x,
+                                   const Norm* optional_norm,
+                                   std::span<const Linear* const> linears) {
+  auto n = norm_if(x, optional_norm);
+  std::vector<mx::array> result;
+  result.reserve(linears.size());
+  for (const Linear* each : linears) result.push_back(linear(n, *each));
+  return result;
+}
+
+mx::array linear_residual(const mx::array& x,
+                          const Linear& weights,
+                          const Norm* post_norm,
+                          const mx::array* residual,
+                          float scale) {
+  auto y = norm_if(linear(x, weights), post_norm);
+  if (scale != 1.0f) y = mx::multiply(y, scalar_like(scale, y));
+  return residual != nullptr ? mx::add(*residual, y) : y;
+}
+
+mx::array norm_gated_mlp(const mx::array& x,
+                         const Norm* optional_norm,
+                         const Linear* gate,
+                         const Linear& up,
+                         Activation activation) {
+  auto n = norm_if(x, optional_norm);
+  if (gate == nullptr) return activate(linear(n, up), activation);
+  return mx::multiply(activate(linear(n, *gate), activation), linear(n, up));
+}
+
+// The first `dimensions` of the last axis times the rope's input scale.
+mx::array scale_rotated(const mx::array& x, const Rope& rope) {
+  if (rope.input_scale == 1.0f) return x;
+  auto factor = scalar_like(rope.input_scale, x);
+  if (rope.dimensions == x.shape(-1)) return mx::multiply(x, factor);
+  auto parts = mx::split(x, mx::Shape{rope.dimensions}, -1);
+  return mx::concatenate({mx::multiply(parts[0], factor), parts[1]}, -1);
+}
+
+mx::array norm_rope(const mx::array& x,
+                    int num_heads,
+                    const Norm* optional_norm,
+                    const Rope* rope,
+                    int offset) {
+  const int rows = x.shape(0);
+  const int tokens = x.shape(1);
+  const int head_size = x.shape(2) / num_heads;
+  const bool over_all_heads =
+      optional_norm != nullptr && optional_norm->weight &&
+      optional_norm->weight->shape(0) == x.shape(2) && num_heads > 1;
+  auto y = over_all_heads ? norm(x, *optional_norm) : x;
+  y = mx::reshape(y, {rows, tokens, num_heads, head_size});
+  if (!over_all_heads) y = norm_if(y, optional_norm);
+  y = mx::transpose(y, {0, 2, 1, 3});
+  if (rope == nullptr) return y;
+  return mx::fast::rope(
+      scale_rotated(y, *rope),
+      rope->dimensions,
+      rope->traditional,
+      rope->freqs ? std::nullopt : std::optional<float>(rope->base),
+      rope->scale,
+      offset,
+      rope->freqs);
+}
+
+mx::array head(const mx::array& x,
+               const Norm* optional_norm,
+               const Linear& weights) {
+  return linear(norm_if(x, optional_norm), weights);
+}
+
+}  // namespace
+
+mx::array linear(const mx::array& x, const Linear& linear) {
+  auto y = matrix_product(x, linear);
+  if (const LowRank* low_rank = linear.low_rank.get()) {
+    auto z = mx::matmul(mx::matmul(x, mx::astype(low_rank->a, x.dtype())),
+                        mx::astype(low_rank->b, x.dtype()));
+    y = mx::add(y, mx::multiply(z, scalar_like(low_rank->scale, z)));
+    if (low_rank->row_scale) {
+      y = mx::multiply(y, mx::astype(*low_rank->row_scale, x.dtype()));
+    }
+  }
+  return linear.bias ? mx::add(y, mx::astype(*linear.bias, x.dtype())) : y;
+}
+
+mx::array activate(const mx::array& x, Activation activation) {
+  auto constant = [&](double value) {
+    return scalar_like(static_cast<float>(value), x);
+  };
+  switch (activation) {
+    case Activation::silu:
+      return mx::multiply(x, mx::sigmoid(x));
+    case Activation::gelu: {
+      auto t = mx::erf(mx::multiply(x, constant(1 / std::numbers::sqrt2)));
+      return mx::multiply(mx::multiply(x, constant(0.5)),
+                          mx::add(t, constant(1)));
+    }
+    case Activation::gelu_tanh: {
+      auto cube = mx::multiply(mx::multiply(x, x), x);
+      auto inner = mx::add(x, mx::multiply(cube, constant(0.044715)));
+      auto t = mx::tanh(
+          mx::multiply(inner, constant(std::sqrt(2 / std::numbers::pi))));
+      return mx::multiply(mx::multiply(x, constant(0.5)),
+                          mx::add(t, constant(1)));
+    }
+    case Activation::gelu_fast:
+      return mx::multiply(x, mx::sigmoid(mx::multiply(x, constant(1.702))));
+    case Activation::relu:
+      return mx::maximum(x, constant(0));
+    case Activation::relu_squared:
+      return mx::square(mx::maximum(x, constant(0)));
+  }
+  return x;
+}
+
+}  // namespace reference
+
+const Table& reference_table() {
+  static const Table table{
+      .name = "reference",
+      .norm = reference::norm,
+      .norm_linear = reference::norm_linear,
+      .linear_residual = reference::linear_residual,
+      .norm_gated_mlp = reference::norm_gated_mlp,
+      .norm_rope = reference::norm_rope,
+      .attention = reference::attention,
+      .quantized_attention = reference::quantized_attention,
+      .expert_mlp = reference::expert_mlp,
+      .head = reference::head,
+  };
+  return table;
+}
+
+}  // namespace mlxlm::kernels

@@ -1,0 +1,30 @@
+// The reference's own pieces, shared by its files.
+#pragma once
+
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels::reference {
+
+// x [..., K] -> [..., N].
+mx::array linear(const mx::array& x, const Linear& linear);
+
+mx::array activate(const mx::array& x, Activation activation);
+
+mx::array attention(const mx::array& q,
+                    const mx::array& k,
+                    const mx::array& v,
+                    const AttentionParameters& parameters);
+
+mx::array quantized_attention(const mx::array& q,
+                              const QuantizedTensor& k,
+                              const QuantizedTensor& v,
+                              const AttentionParameters& parameters,
+                              int group_size,
+                              int bits);
+
+mx::array expert_mlp(const mx::array& x,
+                     const Experts& experts,
+                     const mx::array& indices,
+                     const mx::array& scores);
+
+}  // namespace mlxlm::kernels::reference

@@ -1,0 +1,11 @@
+// The implementations behind the seam, for table.cc alone. A new one adds its
+// declaration here and a line to the list there.
+#pragma once
+
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels {
+
+const Table& reference_table();
+
+}  // namespace mlxlm::kernels
