@@ -9,12 +9,14 @@
 // thread at a time.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <mlx/array.h>
@@ -37,6 +39,14 @@ struct AttendSpec {
 class CacheCheckpoint {
  public:
   virtual ~CacheCheckpoint() = default;
+};
+
+// What a prompt-cache file holds of one cache, as the reference's `state`: a
+// tree of arrays, whole numbers and texts.
+struct CacheState {
+  using List = std::vector<CacheState>;
+  // monostate: Python's None
+  std::variant<std::monostate, mx::array, int, std::string, List> value;
 };
 
 // The cache of one layer (or, as CacheList, of a layer's several parts).
@@ -64,26 +74,25 @@ class Cache {
                            const AttendSpec& spec);
 
   // Drops the newest `num_tokens` (fewer if fewer are held); returns how many
-  // went. Not every kind can at any time: see is_trimmable().
+  // went: none unless is_trimmable(), which may change as the cache fills.
   virtual bool is_trimmable() const { return false; }
   virtual int trim(int num_tokens);
 
-  // A point to return to with rollback(), at a cost of `nbytes()` at most.
+  // A point to return to with rollback(), any number of times; costs nbytes()
+  // of memory at most. rollback() throws Error{argument} for a checkpoint of
+  // another kind.
   virtual std::unique_ptr<CacheCheckpoint> checkpoint() const = 0;
   virtual void rollback(const CacheCheckpoint& checkpoint) = 0;
 
-  // A quantized copy with the same tokens; throws Error{unsupported} where the
-  // kind has none.
+  // A quantized copy with the same tokens, or null where the kind stays as it
+  // is. Throws Error{unsupported} where quantization is refused, and
+  // Error{argument} where sizes don't fit the format.
   virtual std::shared_ptr<Cache> to_quantized(int group_size, int bits) const;
 
-  // What the prompt-cache file holds: arrays in the reference's order and the
-  // reference's meta_state strings.
-  struct State {
-    std::vector<std::optional<mx::array>> arrays;
-    std::vector<std::string> meta;
-  };
-  virtual State state() const = 0;
-  virtual void set_state(const State& state) = 0;
+  // The content, in the reference's order. set_state() checks every shape and
+  // number and throws Error{format}; the cache is unchanged then.
+  virtual CacheState state() const = 0;
+  virtual void set_state(const CacheState& state) = 0;
 
   // Every array that must be evaluated to bring the cache up to date.
   virtual void append_arrays_to(std::vector<mx::array>& out) const = 0;
@@ -102,13 +111,24 @@ int trim_prompt_cache(PromptCache& cache, int num_tokens);
 
 using CacheMetadata = std::map<std::string, std::string>;
 
+// Quantizes in place the caches that hold at least `quantized_kv_start` tokens
+// (maybe_quantize_kv_cache of the reference). Throws as to_quantized().
+void quantize_prompt_cache(PromptCache& cache,
+                           int quantized_kv_start,
+                           int group_size,
+                           int bits);
+
+// Brings every array of the cache up to date.
+void evaluate_prompt_cache(const PromptCache& cache);
+
 // Writes the reference's safetensors format, atomically. Throws Error{file}.
 void save_prompt_cache(const std::string& path,
                        const PromptCache& cache,
                        const CacheMetadata& metadata = {});
 
-// Reads it, ours or the reference's. Throws Error{file, format}; class names
-// outside the closed list are refused.
+// Reads it, ours or the reference's. The file is not trusted: its header is
+// checked before MLX reads it, class names come from a closed list, and every
+// shape and number is checked. Throws Error{file, format}.
 std::pair<PromptCache, CacheMetadata> load_prompt_cache(
     const std::string& path);
 

@@ -1,0 +1,64 @@
+// What the caches of keys and values share: a mask, an update, attention.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <mlx/array.h>
+
+#include <mlxlm/cache.h>
+
+#include "cache/mask.h"
+#include "kernels/seam.h"
+
+namespace mlxlm {
+
+kernels::AttentionParameters attention_parameters(const AttendSpec& spec,
+                                                  const Mask& mask);
+
+class AttentionCache : public Cache {
+ public:
+  mx::array attend(const mx::array& q,
+                   const mx::array& k,
+                   const mx::array& v,
+                   const AttendSpec& spec) override;
+
+  // What `num_queries` new tokens see of all that is held after they are
+  // appended: the reference's make_mask.
+  virtual Mask make_mask(int num_queries,
+                         int window_tokens,
+                         bool want_array = false) const;
+
+  // Appends keys [B, H, L, D] and values [B, H, L, Dv]; returns all that the
+  // new tokens attend to, [B, H, T, D] and [B, H, T, Dv].
+  virtual std::pair<mx::array, mx::array> update(const mx::array& keys,
+                                                 const mx::array& values) = 0;
+};
+
+// checkpoint() and rollback() for a cache whose content is one copyable struct:
+// arrays are never changed in place, so a copy of the handles is a snapshot.
+template <typename Content>
+struct ContentCheckpoint : CacheCheckpoint {
+  explicit ContentCheckpoint(Content content) : content(std::move(content)) {}
+  Content content;
+};
+
+[[noreturn]] void throw_foreign_checkpoint(std::string_view kind);
+
+template <typename Content>
+std::unique_ptr<CacheCheckpoint> make_checkpoint(const Content& content) {
+  return std::make_unique<ContentCheckpoint<Content>>(content);
+}
+
+template <typename Content>
+const Content& content_of(const CacheCheckpoint& checkpoint,
+                          std::string_view kind) {
+  auto* own = dynamic_cast<const ContentCheckpoint<Content>*>(&checkpoint);
+  if (own == nullptr) {
+    throw_foreign_checkpoint(kind);
+  }
+  return own->content;
+}
+
+}  // namespace mlxlm

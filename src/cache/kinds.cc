@@ -1,0 +1,54 @@
+#include "cache/kinds.h"
+
+#include <iterator>
+#include <string>
+
+#include <mlxlm/error.h>
+
+#include "cache/arrays_cache.h"
+#include "cache/cache_list.h"
+#include "cache/chunked_cache.h"
+#include "cache/concatenate_cache.h"
+#include "cache/kv_cache.h"
+#include "cache/quantized_cache.h"
+#include "cache/rotating_cache.h"
+
+namespace mlxlm {
+namespace {
+
+struct Kind {
+  std::string_view class_name;
+  // With any sizes: set_state() brings the right ones.
+  CachePtr (*make)();
+};
+
+constexpr Kind kKinds[] = {
+    {"KVCache", [] { return make_kv_cache(); }},
+    {"RotatingKVCache", [] { return make_rotating_cache(1); }},
+    {"QuantizedKVCache", [] { return make_quantized_cache(); }},
+    {"ConcatenateKVCache", [] { return make_concatenate_cache(); }},
+    {"ChunkedKVCache", [] { return make_chunked_cache(1); }},
+    {"ArraysCache", [] { return make_arrays_cache(1); }},
+    {"CacheList", [] { return make_cache_list({make_kv_cache()}); }},
+};
+
+}  // namespace
+
+CachePtr cache_from_state(std::string_view class_name,
+                          const CacheState& state) {
+  std::string known;
+  for (const Kind& kind : kKinds) {
+    if (kind.class_name == class_name) {
+      CachePtr cache = kind.make();
+      cache->set_state(state);
+      return cache;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(kind.class_name);
+  }
+  throw Error(ErrorKind::format,
+              "unknown kind of cache '" +
+                  std::string(class_name.substr(0, 64)) + "'; known are " +
+                  known);
+}
+
+}  // namespace mlxlm
