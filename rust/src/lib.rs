@@ -2,3 +2,9 @@
 //! `include/mlxlm_rust.h`.
 
 pub mod ffi;
+pub mod tokenizer;
+pub mod vocabulary;
+
+mod decoder_kind;
+mod merges;
+mod split_patterns;
