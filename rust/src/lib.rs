@@ -6,5 +6,6 @@ pub mod tokenizer;
 pub mod vocabulary;
 
 mod decoder_kind;
+mod hub;
 mod merges;
 mod split_patterns;

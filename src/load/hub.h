@@ -47,6 +47,9 @@ struct HubOptions {
 using Environment = std::function<std::string(const char* name)>;
 std::string process_environment(const char* name);
 
+// $XDG_CACHE_HOME, else ~/.cache.
+std::filesystem::path user_cache_folder(const Environment& environment);
+
 // HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, XDG_CACHE_HOME, HF_ENDPOINT,
 // HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT, as
 // huggingface_hub reads them.
