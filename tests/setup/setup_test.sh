@@ -51,6 +51,7 @@ debian_12_packages() {
   stub apt-cache 'case "$*" in
     "policy cargo") echo "  Candidate: 0.66.0+ds1-1" ;;
     "policy cargo-web") echo "  Candidate: 1.85.0+dfsg3-1~deb12u3" ;;
+    "policy nlohmann-json3-dev") echo "  Candidate: 3.11.2-2" ;;
     policy*) echo "  Candidate: (none)" ;;
   esac'
 }
@@ -61,6 +62,7 @@ ubuntu_packages() {
     "policy cargo-1.82") echo "  Candidate: 1.82.0ubuntu1" ;;
     "policy cargo-1.89") echo "  Candidate: 1.89.0ubuntu1" ;;
     "policy cargo-web") ;;
+    "policy nlohmann-json3-dev") echo "  Candidate: 3.11.3-1" ;;
     pkgnames*) printf "cargo-1.82\ncargo-1.89\ncargo-1.82-doc\n" ;;
   esac'
 }
@@ -136,6 +138,25 @@ expect_code 0
 expect_call 'cargo-1.89 rustc-1.89'
 [ "$(cat "$checkout/build/cargo-path")" = "$bin/cargo-1.89" ] ||
   fail 'cargo-1.89 was to be used'
+
+bare 'a bare Ubuntu: universe and updates are added first'
+ubuntu_packages
+mv "$bin/apt-cache" "$sandbox/apt-cache"
+stub apt-cache 'case "$*" in policy*) echo "  Candidate: (none)" ;; esac'
+recorded tee "cp '$sandbox/apt-cache' '$bin/apt-cache'; cat >'$sandbox/list'"
+recorded apt-get "case \"\$*\" in
+  *indextargets*) echo 'Ubuntu noble http://mirror.invalid/ubuntu' ;;
+  *install*) cp '$sandbox/python3' '$bin/python3'
+    cp '$sandbox/cargo' '$bin/cargo-1.89'; cp '$sandbox/cargo' '$bin/rustc-1.89' ;;
+esac"
+setup
+expect_code 0
+expect_err 'universe'
+expect_call 'tee /etc/apt/sources.list.d/mlx-lm.list'
+[ "$(cat "$sandbox/list")" = 'deb http://mirror.invalid/ubuntu noble universe
+deb http://mirror.invalid/ubuntu noble-updates main universe' ] ||
+  fail 'other sources were expected'
+expect_call 'cargo-1.89 rustc-1.89'
 
 bare 'no package with a new enough Rust'
 stub apt-cache 'case "$*" in policy*) echo "  Candidate: 0.66.0+ds1-1" ;; esac'
