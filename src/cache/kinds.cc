@@ -32,16 +32,11 @@ constexpr Kind kKinds[] = {
     {"CacheList", [] { return make_cache_list({make_kv_cache()}); }},
 };
 
-}  // namespace
-
-CachePtr cache_from_state(std::string_view class_name,
-                          const CacheState& state) {
+const Kind& kind_named(std::string_view class_name) {
   std::string known;
   for (const Kind& kind : kKinds) {
     if (kind.class_name == class_name) {
-      CachePtr cache = kind.make();
-      cache->set_state(state);
-      return cache;
+      return kind;
     }
     known += (known.empty() ? "" : ", ") + std::string(kind.class_name);
   }
@@ -49,6 +44,17 @@ CachePtr cache_from_state(std::string_view class_name,
               "unknown kind of cache '" +
                   std::string(class_name.substr(0, 64)) + "'; known are " +
                   known);
+}
+
+}  // namespace
+
+void check_cache_class(std::string_view class_name) { kind_named(class_name); }
+
+CachePtr cache_from_state(std::string_view class_name,
+                          const CacheState& state) {
+  CachePtr cache = kind_named(class_name).make();
+  cache->set_state(state);
+  return cache;
 }
 
 }  // namespace mlxlm

@@ -7,6 +7,9 @@
 
 namespace mlxlm {
 
+// Throws Error{format} for a name outside the list.
+void check_cache_class(std::string_view class_name);
+
 // A cache of the named class with this content. Throws Error{format} for a
 // name outside the list and for content that doesn't fit.
 CachePtr cache_from_state(std::string_view class_name, const CacheState& state);

@@ -21,11 +21,6 @@ struct Mask {
   static Mask of(mx::array array) { return {false, std::move(array)}; }
 };
 
-// Query i stands at position offset + i and sees the keys at earlier positions
-// and its own; with window_tokens > 0 the newest so many of these. [L, T] with
-// T = offset + num_queries.
-mx::array causal_mask(int num_queries, int offset, int window_tokens = 0);
-
 // For `num_queries` after `offset` keys that are all held in order.
 // `want_array`: an array wherever not all keys are seen.
 Mask attention_mask(int num_queries,

@@ -39,7 +39,8 @@ Mask RotatingKVCache::make_mask(int num_queries,
     int window = window_tokens > 0 ? window_tokens : c.max_size;
     int offset = std::min(c.max_size - 1, c.offset);
     if (offset + num_queries > window || want_array) {
-      return Mask::of(causal_mask(num_queries, offset, window));
+      return Mask::of(kernels::causal_mask(
+          num_queries, offset + num_queries, offset, window));
     }
     return Mask::causally();
   }
@@ -200,9 +201,11 @@ void RotatingKVCache::set_state(const CacheState& state) {
   content.offset = reader.integer(2, 0, held.keys ? INT_MAX / 2 : 0);
   content.index = reader.integer(5, 0, held.tokens);
   // Nothing overwritten yet: the next place is the number of tokens. Later
-  // all rows are in use and the place lies behind the kept ones.
+  // all rows, max_size or more, are in use and the place lies behind the kept
+  // ones.
   bool in_order = content.index == content.offset;
   bool full = content.offset >= held.tokens &&
+              held.tokens >= content.max_size &&
               (content.index == held.tokens || content.index >= content.keep);
   if (!in_order && !full) {
     reader.fail("its index " + std::to_string(content.index) +
