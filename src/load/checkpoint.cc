@@ -2,12 +2,10 @@
 
 #include <filesystem>
 
-#include <mlxlm/error.h>
-
+#include "load/config.h"
 #include "load/folder.h"
-#if __has_include("load/gguf_checkpoint.h")
 #include "load/gguf_checkpoint.h"
-#endif
+#include "load/memory.h"
 #include "load/resolve.h"
 
 namespace mlxlm {
@@ -19,11 +17,14 @@ Checkpoint load_checkpoint(const std::string& name,
   if (std::filesystem::is_directory(path)) {
     return load_folder_checkpoint(path, options);
   }
-#if __has_include("load/gguf_checkpoint.h")
-  return load_gguf_checkpoint(path, options);
-#else
-  throw Error(ErrorKind::unsupported, "GGUF files aren't supported yet");
-#endif
+  std::error_code error;
+  std::uint64_t file_bytes = std::filesystem::file_size(path, error);
+  if (!error && !options.lazy) {
+    require_loading_memory(file_bytes, path.string());
+  }
+  Checkpoint out = load_gguf_checkpoint(path, options);
+  merge_config_overrides(out.config, options.config_overrides);
+  return out;
 }
 
 }  // namespace mlxlm

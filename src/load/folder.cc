@@ -119,9 +119,7 @@ Checkpoint load_folder_checkpoint(const fs::path& folder,
   std::vector<File> files =
       read_headers(find_weight_files(folder, options.strict));
   if (!options.lazy) {
-    require_memory(total_bytes(files),
-                   "loading " + folder.string(),
-                   "take a smaller or a more strongly quantized model");
+    require_loading_memory(total_bytes(files), folder.string());
   }
   std::set<std::string> fp8;
   for (const File& file : files) {

@@ -205,6 +205,12 @@ void require_memory(std::uint64_t bytes,
   }
 }
 
+void require_loading_memory(std::uint64_t bytes, const std::string& model) {
+  require_memory(bytes,
+                 "loading " + model,
+                 "take a smaller or a more strongly quantized model");
+}
+
 std::string format_bytes(std::uint64_t bytes) {
   constexpr std::pair<double, const char*> kUnits[] = {
       {1e12, "TB"}, {1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}};

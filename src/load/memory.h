@@ -25,6 +25,9 @@ void require_memory(std::uint64_t bytes,
                     const std::string& what,
                     const std::string& advice);
 
+// The same for a model's weights.
+void require_loading_memory(std::uint64_t bytes, const std::string& model);
+
 // "12.3 GB" (1e9), "4.5 MB".
 std::string format_bytes(std::uint64_t bytes);
 
