@@ -113,7 +113,7 @@ for arguments in '--model gemma-3-270m' '--model=gemma-3-270m' \
   expect_no_call 'fetch-model smollm2'
 done
 : >"$calls"
-run "$checkout/mlx-lm" info gemma-3-270m
+run "$checkout/mlx-lm" info --json gemma-3-270m
 expect_call 'scripts/fetch-model gemma-3-270m'
 : >"$calls"
 run "$checkout/mlx-lm" generate --prompt gemma-3-270m
