@@ -136,9 +136,9 @@ fn bring(
         "/{repository}/resolve/{commit}/{}",
         address::encode(file, "/")
     );
-    let arrived = Cell::new(0);
+    let reached = Cell::new(0);
     client.retrying(
-        || arrived.get(),
+        || reached.get(),
         || {
             let metadata = client.metadata(&path, file)?;
             let blob = target.storage.join("blobs").join(&metadata.etag);
@@ -150,7 +150,7 @@ fn bring(
                     client,
                     metadata: &metadata,
                     file,
-                    arrived: &arrived,
+                    reached: &reached,
                 }
                 .run(&blob)?;
             }

@@ -42,7 +42,10 @@ pub struct Client {
     pub watch: Arc<Watch>,
     endpoint: Uri,
     direct: Agent,
-    proxied: Agent,
+    /// What the environment names, and the way through it unless its kind
+    /// isn't supported.
+    proxy: Option<Proxy>,
+    proxied: Option<Agent>,
     /// Whether any server has answered yet.
     reached: Cell<bool>,
 }
@@ -71,18 +74,13 @@ impl Client {
             }
         }
         let proxy = Proxy::try_from_env();
-        if let Some(proxy) = &proxy {
-            if !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
-                return Err(Failure::Argument(
-                    "the proxy of the environment is a SOCKS proxy: only http and https \
-                     proxies are supported (HTTPS_PROXY)"
-                        .to_owned(),
-                ));
-            }
-        }
+        let supported = proxy
+            .clone()
+            .filter(|proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https));
         Ok(Client {
             direct: agent(&settings, &watch, None),
-            proxied: agent(&settings, &watch, proxy),
+            proxied: supported.map(|proxy| agent(&settings, &watch, Some(proxy))),
+            proxy,
             settings,
             watch,
             endpoint,
@@ -134,26 +132,26 @@ impl Client {
     }
 
     /// Runs `attempt` until it succeeds, fails for good, or failed too often
-    /// with `arrived` bytes hardly growing.
+    /// while the `reached` size hardly grew.
     pub fn retrying<T>(
         &self,
-        arrived: impl Fn() -> u64,
+        reached: impl Fn() -> u64,
         mut attempt: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         const PROGRESS_BYTES: u64 = 1 << 16;
         let (mut failures, mut corruptions) = (0, 0);
         let mut backoff = self.settings.first_backoff;
-        let mut arrived_before = arrived();
+        let mut reached_before = reached();
         loop {
             let failure = match attempt() {
                 Err(Failure::Transient(failure)) => failure,
                 other => return other,
             };
-            if arrived() >= arrived_before + PROGRESS_BYTES {
+            if reached() >= reached_before + PROGRESS_BYTES {
                 failures = 0;
                 backoff = self.settings.first_backoff;
             }
-            arrived_before = arrived();
+            reached_before = reached();
             failures += 1;
             corruptions += u32::from(failure.corrupt);
             self.check_hope(&failure, failures, corruptions)?;
@@ -236,11 +234,7 @@ impl Client {
     ) -> Result<Response<Body>, Failure> {
         const SHORT_STALLS: u32 = 4;
         self.watch.check()?;
-        let agent = if address::is_loopback(uri) {
-            &self.direct
-        } else {
-            &self.proxied
-        };
+        let agent = self.agent_for(uri)?;
         let mut request = match method {
             "HEAD" => agent.head(uri),
             _ => agent.get(uri),
@@ -265,6 +259,23 @@ impl Client {
             .map_err(|error| self.transport_failure(uri, error))?;
         self.reached.set(true);
         Ok(response)
+    }
+
+    /// The way to an address: through the environment's proxy, unless NO_PROXY
+    /// has it or it is this machine.
+    fn agent_for(&self, uri: &Uri) -> Result<&Agent, Failure> {
+        match &self.proxy {
+            Some(proxy) if !address::is_loopback(uri) && !proxy.is_no_proxy(uri) => {
+                self.proxied.as_ref().ok_or_else(|| {
+                    Failure::Argument(
+                        "the environment names a SOCKS proxy, but only http and https proxies \
+                         are supported: set HTTPS_PROXY, or NO_PROXY for this host"
+                            .to_owned(),
+                    )
+                })
+            }
+            _ => Ok(&self.direct),
+        }
     }
 
     /// Whether the address is the hub's own, not that of a storage behind it.

@@ -16,8 +16,8 @@ pub struct Transfer<'a> {
     pub client: &'a Client,
     pub metadata: &'a Metadata,
     pub file: &'a str,
-    /// Bytes that came over all tries.
-    pub arrived: &'a Cell<u64>,
+    /// The size that the best of the tries has reached.
+    pub reached: &'a Cell<u64>,
 }
 
 impl Transfer<'_> {
@@ -156,7 +156,7 @@ impl Transfer<'_> {
                 ))
             })?;
             done += count as u64;
-            self.arrived.set(self.arrived.get() + count as u64);
+            self.reached.set(self.reached.get().max(done));
             watch.advance(done)?;
         }
     }
