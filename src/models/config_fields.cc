@@ -1,0 +1,158 @@
+#include "models/config_fields.h"
+
+#include <cmath>
+
+#include <mlxlm/error.h>
+
+namespace mlxlm {
+namespace {
+
+// Bounds that keep products of two sizes within an int.
+constexpr int kMaxWidth = 1 << 20;
+constexpr int kMaxLayers = 1 << 14;
+constexpr int kMaxHeads = 1 << 14;
+constexpr int kMaxHeadSize = 1 << 14;
+constexpr int kMaxVocabulary = 1 << 27;
+
+int read_size(const ConfigReader& config,
+              const char* key,
+              int fallback,
+              int max) {
+  return fallback == 0 ? config.require_int(key, 1, max)
+                       : config.get_int(key, fallback, 1, max);
+}
+
+int read_head_size(const ConfigReader& config,
+                   HeadSize kind,
+                   int fallback,
+                   const ArchSpec& spec) {
+  int size = 0;
+  if (kind == HeadSize::required) {
+    size = config.require_int("head_dim", 1, kMaxHeadSize);
+  } else if (kind == HeadSize::optional) {
+    size = config.get_int("head_dim", fallback, 0, kMaxHeadSize);
+  }
+  if (size == 0) size = spec.hidden_size / spec.num_heads;
+  if (size == 0) {
+    config.fail("num_attention_heads",
+                "at most hidden_size = " + std::to_string(spec.hidden_size));
+  }
+  return size;
+}
+
+}  // namespace
+
+ArchSpec read_sizes(const ConfigReader& config,
+                    KvHeads kv_heads,
+                    HeadSize head_size,
+                    const FieldDefaults& defaults) {
+  ArchSpec spec;
+  spec.hidden_size =
+      read_size(config, "hidden_size", defaults.hidden_size, kMaxWidth);
+  spec.intermediate_size = read_size(
+      config, "intermediate_size", defaults.intermediate_size, kMaxWidth);
+  spec.vocabulary_size =
+      read_size(config, "vocab_size", defaults.vocabulary_size, kMaxVocabulary);
+  spec.num_heads =
+      read_size(config, "num_attention_heads", defaults.num_heads, kMaxHeads);
+  int default_kv_heads = defaults.num_kv_heads;
+  if (default_kv_heads == 0 && kv_heads == KvHeads::as_heads) {
+    default_kv_heads = spec.num_heads;
+  }
+  spec.num_kv_heads =
+      read_size(config, "num_key_value_heads", default_kv_heads, kMaxHeads);
+  if (spec.num_heads % spec.num_kv_heads != 0) {
+    config.fail(
+        "num_key_value_heads",
+        "a divisor of num_attention_heads = " + std::to_string(spec.num_heads));
+  }
+  spec.head_size = read_head_size(config, head_size, defaults.head_size, spec);
+  spec.attention_scale =
+      static_cast<float>(std::pow(double(spec.head_size), -0.5));
+  spec.norm.eps = static_cast<float>(
+      defaults.eps == 0 ? config.require_float(defaults.eps_name)
+                        : config.get_float(defaults.eps_name, defaults.eps));
+  spec.context_tokens = config.get_int("max_position_embeddings", 0);
+  spec.layers.resize(
+      read_size(config, "num_hidden_layers", defaults.num_layers, kMaxLayers));
+  return spec;
+}
+
+std::optional<ConfigReader> find_rope_scaling(const ConfigReader& config) {
+  auto scaling = config.find_object("rope_scaling");
+  if (scaling && !scaling->raw().empty()) return scaling;
+  auto parameters = config.find_object("rope_parameters");
+  if (parameters && !parameters->raw().empty()) return parameters;
+  return std::nullopt;
+}
+
+double read_rope_theta(const ConfigReader& config, double theta) {
+  auto value = config.find_float("rope_theta");
+  if (!value) {
+    if (auto parameters = config.find_object("rope_parameters")) {
+      value = parameters->find_float("rope_theta");
+    }
+  }
+  if (!value && theta != 0) value = theta;
+  if (!value || *value <= 0) config.fail("rope_theta", "a positive number");
+  return *value;
+}
+
+nn::Rope read_rope(const ConfigReader& config,
+                   int dimensions,
+                   double theta,
+                   bool traditional,
+                   std::optional<int> max_positions) {
+  return nn::make_rope(
+      {.dimensions = dimensions,
+       .base = read_rope_theta(config, theta),
+       .traditional = config.get_bool("rope_traditional", traditional),
+       .max_positions = max_positions},
+      find_rope_scaling(config));
+}
+
+int rotated_dimensions(const ConfigReader& config,
+                       int head_size,
+                       double partial_rotary_factor) {
+  const double dimensions = head_size * partial_rotary_factor;
+  if (dimensions < 2 || dimensions > head_size) {
+    config.fail("partial_rotary_factor",
+                "a share of the head size " + std::to_string(head_size));
+  }
+  return static_cast<int>(dimensions);
+}
+
+void read_layer_types(const ConfigReader& config, ArchSpec& spec) {
+  const auto types = config.find_strings("layer_types");
+  const auto window = config.find_int("sliding_window");
+  if (!types) return;
+  if (types->size() != spec.layers.size()) {
+    config.fail("layer_types",
+                "a list of num_hidden_layers = " +
+                    std::to_string(spec.layers.size()) + " types");
+  }
+  for (std::size_t i = 0; i < types->size(); ++i) {
+    if ((*types)[i] == "full_attention") continue;
+    if ((*types)[i] != "sliding_attention") {
+      throw Error(ErrorKind::unsupported,
+                  "config.json: layer type \"" + (*types)[i] +
+                      "\" isn't supported here; full_attention and "
+                      "sliding_attention are");
+    }
+    if (!window || *window == 0) {
+      config.fail("sliding_window",
+                  "a positive integer, for layer_types has sliding_attention");
+    }
+    spec.layers[i].window_tokens = *window;
+  }
+}
+
+void set_window_pattern(ArchSpec& spec, int window_tokens, int pattern) {
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    if ((i + 1) % pattern == 0) continue;
+    spec.layers[i].window_tokens = window_tokens;
+    spec.layers[i].rotating_cache = true;
+  }
+}
+
+}  // namespace mlxlm

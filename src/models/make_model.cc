@@ -1,0 +1,63 @@
+#include "models/make_model.h"
+
+#include <mlx/mlx.h>
+
+#include <mlxlm/error.h>
+
+#include "core/nearest.h"
+#include "models/decoder.h"
+#include "models/family.h"
+#include "models/weight_names.h"
+
+namespace mlxlm {
+namespace {
+
+const Family& find_family(const std::string& model_type) {
+  for (const auto& family : families()) {
+    if (family.model_type == model_type) return family;
+  }
+  const auto known = supported_model_types();
+  std::string message = "model type \"" + model_type + "\" isn't supported";
+  if (auto nearest = nearest_name(model_type, known)) {
+    message += "; the nearest name is \"" + *nearest + "\"";
+  }
+  message += "; supported are";
+  for (const auto& name : known) message += " " + name;
+  throw Error(ErrorKind::unsupported, message);
+}
+
+// Tables some checkpoints carry that are computed here, and the head of models
+// that use the embedding for it.
+void drop_unused(Checkpoint& checkpoint, const ArchSpec& spec) {
+  drop_weights(checkpoint, [&](std::string_view name) {
+    return name.find("rotary_emb.inv_freq") != std::string_view::npos ||
+           (spec.tied_head && name.starts_with(spec.head_name + "."));
+  });
+}
+
+}  // namespace
+
+std::vector<std::string> supported_model_types() {
+  std::vector<std::string> names;
+  for (const auto& family : families()) names.emplace_back(family.model_type);
+  return names;
+}
+
+ModelPtr make_model(Checkpoint checkpoint, const LoadOptions& options) {
+  ConfigReader config(checkpoint.config, checkpoint.source + ": config.json");
+  const auto& family = find_family(config.require_string("model_type"));
+  auto spec = family.make_spec(config, checkpoint);
+  drop_unused(checkpoint, spec);
+  auto model = std::make_shared<Decoder>(
+      std::move(spec), std::move(checkpoint), options);
+  if (!options.lazy) {
+    std::vector<mx::array> arrays;
+    for (auto& parameter : model->parameters()) {
+      arrays.push_back(parameter.value);
+    }
+    mx::eval(std::move(arrays));
+  }
+  return model;
+}
+
+}  // namespace mlxlm

@@ -1,0 +1,142 @@
+#include "models/weight_binder.h"
+
+#include <algorithm>
+
+#include <mlx/mlx.h>
+
+namespace mlxlm {
+
+WeightBinder::WeightBinder(Checkpoint& checkpoint, mx::Dtype activation_dtype)
+    : checkpoint_(checkpoint), activation_dtype_(activation_dtype) {}
+
+mx::array WeightBinder::take(const std::string& name,
+                             const mx::Shape& shape,
+                             Content content) {
+  const bool floating = content == Content::values;
+  const auto stand_in = mx::zeros(shape, floating ? mx::float32 : mx::uint32);
+  auto found = checkpoint_.weights.find(name);
+  if (found == checkpoint_.weights.end()) {
+    faults_.add(name, "is missing; the model needs " + to_text(shape));
+    return stand_in;
+  }
+  const mx::array& value = found->second;
+  taken_names_.insert(name);
+  const bool right_dtype = content == Content::packed
+                               ? value.dtype() == mx::uint32
+                           : content == Content::scales
+                               ? value.dtype() == mx::uint8
+                               : mx::issubdtype(value.dtype(), mx::floating);
+  if (value.shape() != shape || !right_dtype) {
+    const char* wanted = content == Content::packed   ? "uint32 "
+                         : content == Content::scales ? "uint8 "
+                                                      : "floating point ";
+    faults_.add(name,
+                "is " + to_text(value) + ", but the model needs " + wanted +
+                    to_text(shape));
+    return stand_in;
+  }
+  taken_.push_back({name, value});
+  return value;
+}
+
+mx::array WeightBinder::tensor(const std::string& name,
+                               const mx::Shape& shape) {
+  return mx::astype(take(name, shape, Content::values), activation_dtype_);
+}
+
+void WeightBinder::quantize(kernels::Linear& linear,
+                            const std::string& path,
+                            const Quantization& quantization,
+                            mx::Shape shape) {
+  const auto [group_size, bits, mode] = quantization;
+  const int num_inputs = shape.back();
+  const std::int64_t packed_bits = std::int64_t{num_inputs} * bits;
+  if (group_size <= 0 || bits <= 0 || num_inputs % group_size != 0 ||
+      packed_bits % 32 != 0) {
+    faults_.add(path,
+                "has " + std::to_string(num_inputs) +
+                    " inputs, which can't be quantized in groups of " +
+                    std::to_string(group_size) + " with " +
+                    std::to_string(bits) + " bits");
+    return;
+  }
+  linear.group_size = group_size;
+  linear.bits = bits;
+  linear.mode = mode;
+  shape.back() = static_cast<int>(packed_bits / 32);
+  linear.weight = take(path + ".weight", shape, Content::packed);
+  shape.back() = num_inputs / group_size;
+  if (mode == "affine") {
+    linear.scales = take(path + ".scales", shape, Content::values);
+    linear.zeros = take(path + ".biases", shape, Content::values);
+    return;
+  }
+  linear.scales = take(path + ".scales", shape, Content::scales);
+  const auto global = path + ".global_scale";
+  if (shape.size() == 3 && checkpoint_.weights.contains(global)) {
+    linear.global_scale = take(global, {shape[0]}, Content::values);
+  }
+}
+
+kernels::Linear WeightBinder::matrix(const std::string& path,
+                                     mx::Shape shape,
+                                     bool bias) {
+  auto quantization = checkpoint_.quantized.find(path);
+  kernels::Linear linear{.weight = mx::array(0.0f)};
+  if (quantization != checkpoint_.quantized.end()) {
+    quantize(linear, path, quantization->second, shape);
+  } else {
+    linear.weight = take(path + ".weight", shape, Content::values);
+  }
+  if (bias) {
+    shape.pop_back();
+    linear.bias = tensor(path + ".bias", shape);
+  }
+  return linear;
+}
+
+kernels::Linear WeightBinder::linear(const std::string& path,
+                                     int num_outputs,
+                                     int num_inputs,
+                                     bool bias) {
+  return matrix(path, {num_outputs, num_inputs}, bias);
+}
+
+kernels::Linear WeightBinder::expert_stack(const std::string& path,
+                                           int num_experts,
+                                           int num_outputs,
+                                           int num_inputs) {
+  return matrix(path, {num_experts, num_outputs, num_inputs}, false);
+}
+
+kernels::Norm WeightBinder::norm(const std::string& path,
+                                 int size,
+                                 const NormSpec& spec) {
+  auto weight = tensor(path + ".weight", {size});
+  if (spec.plus_one) {
+    weight = mx::add(weight, mx::array(1.0f, activation_dtype_));
+  }
+  kernels::Norm norm{spec.kind, weight, std::nullopt, spec.eps};
+  if (spec.bias) norm.bias = tensor(path + ".bias", {size});
+  return norm;
+}
+
+void WeightBinder::finish(bool strict) {
+  for (const auto& [name, value] : checkpoint_.weights) {
+    if (strict && !taken_names_.contains(name)) {
+      faults_.add(name, to_text(value.shape()) + " is unknown to the model");
+    }
+  }
+  faults_.throw_if_any(checkpoint_.source +
+                       ": the weights don't fit the configuration");
+}
+
+std::vector<Parameter> WeightBinder::parameters() const {
+  auto sorted = taken_;
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+    return a.name < b.name;
+  });
+  return sorted;
+}
+
+}  // namespace mlxlm

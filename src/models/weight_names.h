@@ -1,0 +1,35 @@
+// Renaming what checkpoints call differently from the reference's layout.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "load/checkpoint.h"
+
+namespace mlxlm {
+
+// Forgets every tensor whose name fulfils the condition.
+void drop_weights(Checkpoint& checkpoint,
+                  const std::function<bool(std::string_view name)>& condition);
+
+// Names that begin with `from` begin with `to` instead.
+void rename_prefix(Checkpoint& checkpoint,
+                   const std::string& from,
+                   const std::string& to);
+
+// The parts of an expert: its name in the checkpoint and in the stack.
+using ExpertParts = std::vector<std::pair<std::string, std::string>>;
+
+// "<block>.experts.<e>.<part>.<tensor>" of all experts become one tensor
+// "<block>.switch_mlp.<part>.<tensor>", [E, ...]. Nothing happens where there
+// is no expert 0. Throws Error{weights} that lists the experts missing or of
+// other shapes.
+void stack_experts(Checkpoint& checkpoint,
+                   const std::string& block,
+                   int num_experts,
+                   const ExpertParts& parts);
+
+}  // namespace mlxlm

@@ -1,0 +1,107 @@
+#include "nn/linear.h"
+
+#include <mlx/mlx.h>
+
+namespace mlxlm::nn {
+namespace {
+
+// Rows [begin, end) along the last axis but `from_last`.
+mx::array slice_axis(const mx::array& a, int axis, int begin, int end) {
+  const int index = axis < 0 ? static_cast<int>(a.ndim()) + axis : axis;
+  mx::Shape start(a.ndim(), 0);
+  mx::Shape stop = a.shape();
+  start[index] = begin;
+  stop[index] = end;
+  return mx::slice(a, start, stop);
+}
+
+void slice_if(std::optional<mx::array>& a, int axis, int begin, int end) {
+  if (a) a = slice_axis(*a, axis, begin, end);
+}
+
+mx::array take_rows(const mx::array& a, const mx::array& tokens) {
+  return mx::take(a, tokens, 0);
+}
+
+}  // namespace
+
+std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
+                                        std::span<const int> row_counts) {
+  std::vector<kernels::Linear> parts;
+  int begin = 0;
+  for (int rows : row_counts) {
+    const int end = begin + rows;
+    auto part = linear;
+    part.weight = slice_axis(linear.weight, -2, begin, end);
+    slice_if(part.scales, -2, begin, end);
+    slice_if(part.zeros, -2, begin, end);
+    slice_if(part.bias, -1, begin, end);
+    if (linear.low_rank) {
+      auto low_rank = *linear.low_rank;
+      low_rank.b = slice_axis(low_rank.b, -1, begin, end);
+      slice_if(low_rank.row_scale, -1, begin, end);
+      part.low_rank =
+          std::make_shared<const kernels::LowRank>(std::move(low_rank));
+    }
+    parts.push_back(std::move(part));
+    begin = end;
+  }
+  return parts;
+}
+
+mx::array dequantized_weight(const kernels::Linear& linear) {
+  if (!linear.quantized()) return mx::astype(linear.weight, mx::float32);
+  const bool affine = linear.zeros.has_value();
+  auto zeros = linear.zeros;
+  if (affine) zeros = mx::astype(*zeros, mx::float32);
+  return mx::dequantize(
+      linear.weight,
+      affine ? mx::astype(*linear.scales, mx::float32) : *linear.scales,
+      zeros,
+      linear.group_size,
+      linear.bits,
+      linear.mode,
+      linear.global_scale,
+      mx::float32);
+}
+
+mx::array embed(const kernels::Linear& table,
+                const mx::array& tokens,
+                mx::Dtype dtype) {
+  auto rows = table;
+  rows.weight = take_rows(table.weight, tokens);
+  if (table.scales) rows.scales = take_rows(*table.scales, tokens);
+  if (table.zeros) rows.zeros = take_rows(*table.zeros, tokens);
+  auto y = table.quantized() || table.low_rank ? dequantized_weight(rows)
+                                               : rows.weight;
+  if (const auto* low_rank = table.low_rank.get()) {
+    auto z = mx::matmul(take_rows(mx::transpose(low_rank->b), tokens),
+                        mx::transpose(low_rank->a));
+    y = mx::add(y, mx::multiply(z, mx::array(low_rank->scale, z.dtype())));
+    if (low_rank->row_scale) {
+      auto scale = take_rows(*low_rank->row_scale, tokens);
+      y = mx::multiply(y, mx::expand_dims(scale, -1));
+    }
+  }
+  return mx::astype(y, dtype);
+}
+
+mx::Dtype value_dtype(const kernels::Linear& linear) {
+  if (!linear.quantized()) return linear.weight.dtype();
+  // The formats without zeros keep their scales as bytes.
+  return linear.zeros ? linear.scales->dtype() : mx::bfloat16;
+}
+
+mx::array dora_row_scale(const kernels::Linear& linear,
+                         const kernels::LowRank& low_rank,
+                         const mx::array& magnitude) {
+  auto delta = mx::multiply(
+      mx::transpose(mx::matmul(mx::astype(low_rank.a, mx::float32),
+                               mx::astype(low_rank.b, mx::float32))),
+      mx::array(low_rank.scale));
+  auto adapted = mx::add(dequantized_weight(linear), delta);
+  auto lengths = mx::sqrt(mx::sum(mx::square(adapted), -1));
+  return mx::divide(mx::astype(magnitude, mx::float32), lengths);
+}
+
+}  // namespace mlxlm::nn

@@ -1,0 +1,36 @@
+// What models do with linear layers besides multiplying by them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels/seam.h"
+
+namespace mlxlm::nn {
+
+namespace mx = mlx::core;
+
+// A layer whose rows are several layers' rows one after the other ("qkv_proj")
+// as those layers; they share its memory.
+std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
+                                        std::span<const int> row_counts);
+
+// The weight [N, K] (or [E, N, K]) in float32.
+mx::array dequantized_weight(const kernels::Linear& linear);
+
+// Rows of a layer used as a table: tokens [B, L] -> [B, L, K].
+mx::array embed(const kernels::Linear& table,
+                const mx::array& tokens,
+                mx::Dtype dtype);
+
+// The dtype that the layer's values have: its own, or if quantized that of the
+// values it stands for.
+mx::Dtype value_dtype(const kernels::Linear& linear);
+
+// LowRank::row_scale of a DoRA layer: `magnitude` [N] over the lengths of the
+// adapted rows.
+mx::array dora_row_scale(const kernels::Linear& linear,
+                         const kernels::LowRank& low_rank,
+                         const mx::array& magnitude);
+
+}  // namespace mlxlm::nn

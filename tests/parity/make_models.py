@@ -1,0 +1,340 @@
+#!/usr/bin/env python3
+"""make_models.py FOLDER: tiny models of every family with the reference's results.
+
+FOLDER/models/<family>/<variant>/ holds config.json, model.safetensors and
+expected.safetensors; FOLDER/pieces the reference's samplers, caches and
+tokenizers. The work is done by oracle.py, which is looked for where
+MLXLM_ORACLE says and beside the checkout, in ../shared/oracle. Without it
+FOLDER/models/SKIPPED says why there is nothing, and the tests skip.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 16,
+    "beta_slow": 2,
+}
+LINEAR = {"type": "linear", "factor": 2.5}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
+PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0}
+MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+
+
+def longrope(pairs, name="longrope"):
+    return {
+        "type": name,
+        "original_max_position_embeddings": 64,
+        "short_factor": [1.0] * pairs,
+        "long_factor": [1.0 + 0.25 * i for i in range(pairs)],
+    }
+
+
+ONE_KV_HEAD = {"num_key_value_heads": 1}
+TIED = {"tie_word_embeddings": True}
+UNTIED = {"tie_word_embeddings": False}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+
+# Per family: what each variant changes in the oracle's configuration.
+# None removes a field.
+VARIANTS = {
+    "llama": [
+        TIED | BIASES | ONE_KV_HEAD | {"head_dim": None, "rope_scaling": LLAMA3},
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 6,
+        },
+        UNTIED | {"rope_scaling": YARN, "rope_traditional": True, "num_key_value_heads": None},
+        {"rope_scaling": DYNAMIC, "max_position_embeddings": 16},
+        {"rope_scaling": longrope(16), "rope_theta": 5000.0},
+        {"rope_scaling": PROPORTIONAL, "mlp_bias": True},
+        {"rope_scaling": dict(YARN, type="deepseek_yarn", mscale=1.2, mscale_all_dim=0.7)},
+        {"rope_scaling": LINEAR, "attention_bias": True, "tie_word_embeddings": None},
+    ],
+    "mistral": [
+        {"sliding_window": 4, "head_dim": 24, "hidden_size": 48, "intermediate_size": 80},
+        TIED | {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": None},
+        {"rope_scaling": dict(LLAMA3, factor=8.0), "rope_theta": 1e6, "model_type": "xverse"},
+    ],
+    "qwen2": [
+        TIED | ONE_KV_HEAD | {"rope_scaling": YARN},
+        {"rope_scaling": LINEAR, "rope_theta": None},
+        {"rope_scaling": DYNAMIC, "max_position_embeddings": 20, "rope_traditional": True},
+        {"rope_scaling": MROPE, "num_attention_heads": 8, "use_sliding_window": True},
+    ],
+    "qwen3": [
+        TIED | {"head_dim": 16, "num_key_value_heads": 4},
+        {
+            "rope_theta": None,
+            "rope_parameters": {"rope_type": "llama3", "rope_theta": 7000.0, "factor": 4.0},
+        },
+        ONE_KV_HEAD | {"rope_scaling": YARN, "rms_norm_eps": 1e-3},
+    ],
+    "gemma": [
+        ONE_KV_HEAD | {"head_dim": 32, "rope_traditional": True},
+        {"num_key_value_heads": 4, "num_hidden_layers": 3, "rope_theta": None},
+        {"hidden_size": 96, "num_attention_heads": 2, "rms_norm_eps": 1e-3},
+    ],
+    "gemma2": [
+        {"num_key_value_heads": 4, "query_pre_attn_scalar": 64.0, "attn_logit_softcapping": 5.0},
+        ONE_KV_HEAD | {"final_logit_softcapping": 4.0, "rope_traditional": True},
+        {"query_pre_attn_scalar": None, "attn_logit_softcapping": None, "head_dim": 32},
+    ],
+    "gemma3_text": [
+        {"sliding_window_pattern": 1, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+        UNTIED | ONE_KV_HEAD | {"sliding_window": 4, "sliding_window_pattern": 2},
+        {"sliding_window": 30, "query_pre_attn_scalar": None, "rope_local_base_freq": None},
+        {"head_dim": 32, "num_key_value_heads": 4, "num_hidden_layers": 6, "rope_theta": None},
+    ],
+    "gemma3": [
+        {"text_config": UNTIED | {"sliding_window": 5, "head_dim": 32}},
+        {"text_config": {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": 8}},
+        {"text_config": ONE_KV_HEAD | {"rope_scaling": {"type": "linear", "factor": 3.0}}},
+    ],
+    "phi3": [
+        TIED
+        | {
+            "rope_scaling": longrope(4),
+            "partial_rotary_factor": 0.5,
+            "original_max_position_embeddings": 64,
+        },
+        {"rope_scaling": None, "rope_traditional": True, "num_key_value_heads": None},
+        ONE_KV_HEAD | {"rope_scaling": longrope(8, "su"), "max_position_embeddings": 4096},
+        {"rope_scaling": {"type": "yarn", "long_factor": [1.0]}, "num_hidden_layers": 3},
+    ],
+    "smollm3": [
+        UNTIED | {"no_rope_layers": [1, 0, 0, 1], "attention_bias": True},
+        {"no_rope_layer_interval": 3, "rope_scaling": LLAMA3, "mlp_bias": True},
+        ONE_KV_HEAD | {"no_rope_layer_interval": None, "head_dim": 24, "rope_scaling": YARN},
+    ],
+    "granite": [
+        UNTIED | BIASES | {"logits_scaling": 8.0, "residual_multiplier": 0.22},
+        ONE_KV_HEAD | {"rope_scaling": LINEAR, "attention_multiplier": 0.1},
+        {"rope_scaling": LLAMA3, "embedding_multiplier": 12.0, "mlp_bias": True},
+    ],
+    "olmo2": [
+        TIED | BIASES | {"head_dim": 24},
+        ONE_KV_HEAD | {"rope_scaling": LLAMA3, "rope_traditional": True},
+        {"num_key_value_heads": None, "rope_scaling": YARN, "rms_norm_eps": 1e-3},
+    ],
+    "cohere2": [
+        {"attention_bias": True, "layer_norm_bias": True, "num_hidden_layers": 4},
+        {"sliding_window_pattern": 3, "num_hidden_layers": 6, "sliding_window": 4},
+        ONE_KV_HEAD | {"head_dim": 32, "num_attention_heads": 2, "logit_scale": None},
+    ],
+    "glm4": [
+        {"attention_bias": False, "partial_rotary_factor": 1.0, "rope_traditional": False},
+        ONE_KV_HEAD | {"head_dim": 32, "partial_rotary_factor": 0.25},
+        {"num_key_value_heads": 4, "num_hidden_layers": 3, "rope_theta": 500.0},
+    ],
+    "starcoder2": [
+        UNTIED | ONE_KV_HEAD,
+        {"num_key_value_heads": 4, "norm_epsilon": None, "rope_theta": None},
+        {"hidden_size": 96, "num_attention_heads": 6, "num_hidden_layers": 3},
+    ],
+    "mixtral": [
+        TIED | {"num_local_experts": 8, "num_experts_per_tok": 3},
+        ONE_KV_HEAD | {"num_experts_per_tok": 1, "rope_traditional": True},
+        {"num_local_experts": 3, "rope_theta": None, "rms_norm_eps": 1e-3},
+    ],
+    "qwen2_moe": [
+        {"num_experts": 6, "num_experts_per_tok": 4, "num_key_value_heads": None},
+        ONE_KV_HEAD | {"num_experts_per_tok": 1, "shared_expert_intermediate_size": 32},
+        {"rope_traditional": True, "rope_theta": None, "moe_intermediate_size": 64},
+    ],
+    "qwen3_moe": [
+        {"norm_topk_prob": False, "decoder_sparse_step": 2, "num_hidden_layers": 4},
+        TIED | {"mlp_only_layers": [0], "num_experts": 8, "num_experts_per_tok": 4},
+        ONE_KV_HEAD | {"num_experts": 0, "head_dim": 32},
+        {"norm_topk_prob": False, "num_experts_per_tok": 4, "moe_intermediate_size": 32},
+    ],
+}
+
+HF_LAYOUT = ("mixtral", "qwen2_moe", "qwen3_moe")
+
+EVERYWHERE = [("affine", 4, 32), ("affine", 8, 64)]
+# Further formats: bits, group sizes and modes are spread over the families.
+QUANTIZED = {
+    "llama": [("affine", 2, 32), ("affine", 3, 64), ("nvfp4", 4, 16), ("mxfp8", 8, 32)],
+    "qwen2": [("affine", 6, 32), ("mxfp4", 4, 32)],
+    "qwen3": [("affine", 5, 32)],
+    "gemma3_text": [("affine", 6, 64), ("mxfp4", 4, 32), ("mxfp8", 8, 32)],
+    "gemma2": [("nvfp4", 4, 16)],
+    "phi3": [("affine", 5, 64), ("mxfp4", 4, 32)],
+    "glm4": [("affine", 3, 32), ("nvfp4", 4, 16)],
+    "mixtral": [("affine", 6, 32), ("mxfp4", 4, 32)],
+    "qwen3_moe": [("affine", 3, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)],
+    "starcoder2": [("affine", 2, 64)],
+}
+# Half precision, in part quantized as well: family, dtype, bits.
+HALF = [
+    ("llama", "bfloat16", None),
+    ("llama", "float16", None),
+    ("llama", "bfloat16", 4),
+    ("qwen2", "float16", 8),
+    ("qwen3", "bfloat16", None),
+    ("qwen3_moe", "bfloat16", 4),
+    ("gemma2", "bfloat16", None),
+    ("gemma3_text", "bfloat16", None),
+    ("gemma3_text", "float16", 6),
+    ("phi3", "bfloat16", None),
+    ("cohere2", "bfloat16", None),
+]
+
+
+def changed(config, changes):
+    """The configuration with the changes; None removes a field."""
+    config = dict(config)
+    for key, value in changes.items():
+        if value is None:
+            config.pop(key, None)
+        elif isinstance(value, dict) and isinstance(config.get(key), dict) and key == "text_config":
+            config[key] = changed(config[key], value)
+        else:
+            config[key] = value
+    return config
+
+
+def find_oracle():
+    path = Path(os.environ.get("MLXLM_ORACLE") or ROOT.parent / "shared/oracle/oracle.py")
+    return path if path.is_file() else None
+
+
+def load_oracle(path):
+    spec = importlib.util.spec_from_file_location("oracle", path)
+    oracle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oracle)
+
+    def not_needed(*args, **kwargs):
+        raise NotImplementedError("batches are tested elsewhere")
+
+    oracle.run_batch = not_needed
+    return oracle
+
+
+@contextlib.contextmanager
+def evaluated_in_float32(oracle, family):
+    """The reference computes in float32 with the weights as they are stored: its
+    own sums in half precision, on the CPU, are nothing to compare with."""
+    import mlx.core as mx
+    from mlx_lm import utils
+
+    load_model = utils.load_model
+
+    def load_in_float32(*args, **kwargs):
+        model, config = load_model(*args, **kwargs)
+        model.set_dtype(mx.float32)
+        return model, config
+
+    utils.load_model = load_in_float32
+    oracle.NORMALIZED_ON_LOAD.add(family)  # it differs from the model as built
+    try:
+        yield
+    finally:
+        utils.load_model = load_model
+        oracle.NORMALIZED_ON_LOAD.discard(family)
+
+
+def cases(family, config):
+    """(variant, configuration, options) of every model to make."""
+    yield "visible", config, {}
+    for i, changes in enumerate(VARIANTS[family]):
+        yield f"variant{i}", changed(config, changes), {}
+    if family in HF_LAYOUT:
+        yield "hf", config, {"hf_layout": True}
+    for mode, bits, group in EVERYWHERE + QUANTIZED.get(family, []):
+        options = {"quantize": bits, "group_size": group, "mode": mode}
+        yield f"{mode}_{bits}_{group}", config, options
+    for name, dtype, bits in HALF:
+        if name == family:
+            variant = f"{dtype}_{bits}" if bits else dtype
+            yield variant, config, {"dtype": dtype, "quantize": bits}
+
+
+def make_family(oracle, family, config, folder):
+    failed = []
+    for variant, changed_config, options in cases(family, config):
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / f"{family}.json"
+            path.write_text(json.dumps(changed_config))
+            arguments = argparse.Namespace(
+                config=str(path),
+                out=str(folder / family / variant),
+                variant=variant,
+                seed=1,
+                dtype="float32",
+                quantize=None,
+                group_size=32,
+                mode="affine",
+                hf_layout=False,
+                keep_cache=False,
+            )
+            vars(arguments).update(options)
+            half = arguments.dtype != "float32"
+            # mistral is built by llama's code
+            module = oracle.model_file(changed_config)
+            try:
+                with evaluated_in_float32(oracle, module) if half else contextlib.nullcontext():
+                    oracle.make(arguments)
+            except Exception as error:  # noqa: BLE001 - named below, all at once
+                failed.append(f"{family}/{variant}: {type(error).__name__}: {error}")
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="families, separated by commas")
+    parser.add_argument("--no-pieces", action="store_true")
+    arguments = parser.parse_args()
+    models = arguments.folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    path = find_oracle()
+    if path is None:
+        reason = "there is no oracle.py beside the checkout, nor does MLXLM_ORACLE name one"
+        (models / "SKIPPED").write_text(reason + "\n")
+        print(reason)
+        return 0
+    (models / "SKIPPED").unlink(missing_ok=True)
+    oracle = load_oracle(path)
+    started = time.time()
+    failed = []
+    for family in VARIANTS:
+        if arguments.only and family not in arguments.only.split(","):
+            continue
+        config = oracle.strip_comments(oracle.read_json(path.parent / f"configs/{family}.json"))
+        failed += make_family(oracle, family, config, models)
+    for line in failed:
+        print("failed:", line)
+    if not arguments.no_pieces:
+        pieces = argparse.Namespace(
+            out=str(arguments.folder / "pieces"), seed=1, configs=str(path.parent / "configs")
+        )
+        if oracle.pieces(pieces):
+            failed.append("pieces")
+    print(f"{time.time() - started:.0f} s, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
