@@ -159,9 +159,13 @@ class ConfigBuilder {
       config_["original_max_position_embeddings"] = *original;
     }
     json scaling = rope_scaling(original);
-    if (!scaling.is_null()) {
-      config_["rope_scaling"] = std::move(scaling);
+    if (scaling.is_null()) {
+      return;
     }
+    if (is("phi3") && !scaling.contains("long_factor")) {
+      scaling["long_factor"] = {1.0};  // the reference asks for it always
+    }
+    config_["rope_scaling"] = std::move(scaling);
   }
 
   json rope_scaling(std::optional<std::int64_t> original) const {
