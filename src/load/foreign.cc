@@ -118,6 +118,21 @@ int fp8_block(const json& config) {
   return (*size)[0];
 }
 
+// Without MLX's own map: what the exporter's settings ask for.
+void convert_by_settings(json& config, Weights& weights, Faults& faults) {
+  auto settings = ConfigReader(config).find_object("quantization_config");
+  if (!settings || settings->raw().empty()) {
+    return;
+  }
+  // MLX's map under the other name.
+  if (!settings->has("quant_method") && settings->has("bits") &&
+      settings->has("group_size")) {
+    config["quantization"] = settings->raw();
+  } else if (auto q = convert_by_method(*settings, weights, faults)) {
+    set_quantization(config, *q);
+  }
+}
+
 }  // namespace
 
 void convert_foreign_weights(nlohmann::json& config,
@@ -125,23 +140,16 @@ void convert_foreign_weights(nlohmann::json& config,
                              const std::set<std::string>& fp8,
                              Weights& weights) {
   find_settings(config, folder);
-  ConfigReader reader(config);
   Faults faults;
-  if (!reader.has("quantization") && reader.has("quantization_config")) {
-    ConfigReader settings = reader.require_object("quantization_config");
-    // MLX's own map under the other name.
-    bool is_map = !settings.has("quant_method") && settings.has("bits") &&
-                  settings.has("group_size");
-    if (is_map) {
-      config["quantization"] = settings.raw();
-    } else if (auto q = convert_by_method(settings, weights, faults)) {
-      set_quantization(config, *q);
-    }
+  bool has_settings = ConfigReader(config).has("quantization_config");
+  if (!ConfigReader(config).has("quantization")) {
+    convert_by_settings(config, weights, faults);
   }
   foreign::dequantize_fp8(fp8_block(config), weights, faults);
-  // Scales of activations, which stay in floating point here.
-  for (const char* suffix : {"activation_scale", ".input_scale"}) {
-    erase_names_with(weights, suffix);
+  if (has_settings) {
+    // Scales of activations, which stay in floating point here.
+    erase_names_with(weights, "activation_scale");
+    erase_names_with(weights, ".input_scale");
   }
   for (const std::string& name : fp8) {
     auto it = weights.find(name);

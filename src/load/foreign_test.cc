@@ -13,6 +13,7 @@
 #include "load/quantization.h"
 #include "tests/support/model_writer.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/test_data.h"
 
 namespace mlxlm {
 namespace {
@@ -32,7 +33,7 @@ mx::Dtype dtype_of(const std::string& name) {
   return dtypes.at(name);
 }
 
-// A tensor as testdata/make_foreign.py writes it.
+// A tensor as tests/data/make_foreign_weights.py writes it.
 mx::array tensor_of(const json& value) {
   mx::Shape shape;
   for (const json& size : value["shape"]) {
@@ -67,8 +68,7 @@ void expect_equal(const Weights& actual, const Weights& expected) {
 }
 
 TEST(Foreign, EqualsTheReference) {
-  json data = read_json_file(std::filesystem::path(MLXLM_LOAD_TESTDATA) /
-                             "foreign.json");
+  json data = read_json_file(test_data("foreign_weights.json"));
   ASSERT_GE(data["cases"].size(), 10u);
   for (const json& test : data["cases"]) {
     SCOPED_TRACE(test["name"].get<std::string>());
@@ -221,6 +221,10 @@ TEST(Foreign, SettingsAreFoundWhereExportersLeaveThem) {
       json::parse(R"({"quantization_config": {"group_size": 32, "bits": 8}})");
   convert_foreign_weights(config, "", {}, weights);
   EXPECT_EQ(config["quantization"]["bits"], 8);
+
+  config = json::parse(R"({"quantization_config": {}})");
+  convert_foreign_weights(config, "", {}, weights);
+  EXPECT_FALSE(config.contains("quantization"));
 }
 
 TEST(Foreign, MlxsOwnMapIsLeftAlone) {

@@ -7,17 +7,21 @@
 #include <map>
 #include <sstream>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #ifdef __APPLE__
 #include <mach/mach.h>
 #endif
 
+#include <mlx/mlx.h>
+
 #include <mlxlm/error.h>
 
 namespace mlxlm {
 namespace {
 
+namespace mx = mlx::core;
 using Numbers = std::map<std::string, std::uint64_t>;
 
 std::string first_line(const std::filesystem::path& path) {
@@ -134,12 +138,38 @@ std::optional<AvailableMemory> apple_memory() {
 }
 #endif
 
-std::optional<AvailableMemory> system_memory() {
+std::optional<AvailableMemory> machine_memory() {
 #ifdef __APPLE__
   return apple_memory();
 #else
   return linux_memory("/");
 #endif
+}
+
+// The memory of a GPU that has its own; free_memory is from the first call.
+std::optional<AvailableMemory> device_memory() {
+  if (mx::default_device() != mx::Device::gpu) {
+    return std::nullopt;
+  }
+  const auto& info = mx::device_info(mx::default_device());
+  auto it = info.find("free_memory");
+  if (it == info.end() || !std::holds_alternative<std::size_t>(it->second)) {
+    return std::nullopt;
+  }
+  std::uint64_t free = std::get<std::size_t>(it->second);
+  std::uint64_t used = mx::get_active_memory();
+  return AvailableMemory{free > used ? free - used : 0, "the GPU's memory"};
+}
+
+std::optional<AvailableMemory> system_memory() {
+  if (auto memory = device_memory()) {
+    return memory;
+  }
+  auto memory = machine_memory();
+  if (memory) {
+    memory->bytes += mx::get_cache_memory();  // ours, to be used again
+  }
+  return memory;
 }
 
 }  // namespace

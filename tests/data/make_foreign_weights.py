@@ -1,6 +1,6 @@
-"""Writes foreign.json: what mlx-lm 0.32.2 makes of other tools' tensors.
+"""Writes foreign_weights.json: what mlx-lm 0.32.2 makes of other tools' tensors.
 
-    python make_foreign.py > foreign.json
+    python make_foreign_weights.py > foreign_weights.json
 
 Needs mlx and mlx-lm; the tests only read the file.
 """
