@@ -77,6 +77,9 @@ class Cache {
   // went: none unless is_trimmable(), which may change as the cache fills.
   virtual bool is_trimmable() const { return false; }
   virtual int trim(int num_tokens);
+  // Whether the cache can drop its newest tokens after reading `num_tokens`
+  // more.
+  virtual bool is_trimmable_after(int num_tokens) const;
 
   // A point to return to with rollback(), any number of times; costs nbytes()
   // of memory at most. rollback() throws Error{argument} for a checkpoint of

@@ -40,24 +40,34 @@ class CancelToken {
       std::make_shared<std::atomic<bool>>(false);
 };
 
+// A generation is one thread's at a time: it may be made on one thread and
+// walked on another, but all work on one model and one cache, of however many
+// generations, must not overlap. Only CancelToken may be used meanwhile.
 struct GenerateOptions {
   int max_tokens = 256;  // -1: no limit
   Sampler sampler;       // empty: the most probable token
   std::vector<LogitsProcessor> logits_processors;
-  PromptCache* prompt_cache = nullptr;  // read and extended; null: a fresh one
-  int max_kv_size = 0;                  // 0: no limit; else rotating caches
+  // Read and extended, must outlive the generation; an empty one is filled with
+  // fresh caches (of the draft model, too). Null: a fresh one. Afterwards it
+  // holds every token that was given out, but not the last one of speculative
+  // decoding.
+  PromptCache* prompt_cache = nullptr;
+  int max_kv_size = 0;  // 0: no limit; else rotating caches
   int prefill_step_tokens = 2048;
-  std::optional<int> kv_bits;  // 2, 3, 4, 6 or 8; none: off
+  std::optional<int> kv_bits;  // 2, 3, 4, 5, 6 or 8; none: off
   int kv_group_size = 64;
   int quantized_kv_start = 0;  // tokens before quantization begins
-  std::optional<mx::array> input_embeddings;  // [L, D]
+  std::optional<mx::array> input_embeddings;  // [L, D] instead of the tokens'
+  // Called at the start, after each chunk of the prompt, and at its end.
   std::function<void(int done_tokens, int total_tokens)> prompt_progress;
 
   ModelPtr draft_model;  // speculative decoding; null: off
   int num_draft_tokens = 2;
 
-  std::vector<std::string> stop_texts;  // end before the first that appears
-  std::vector<std::vector<int>> stop_sequences;  // the same over token ids
+  // Generation ends before the first of these that appears; nothing of it is
+  // given out as text.
+  std::vector<std::string> stop_texts;
+  std::vector<std::vector<int>> stop_sequences;  // of token ids
   bool ignore_eos = false;
   CancelToken cancel;
   std::optional<std::chrono::steady_clock::time_point> deadline;
@@ -79,22 +89,27 @@ class TokenGenerator {
 };
 
 // prompt: token ids, at least one unless input embeddings are given. Never
-// looks at end-of-sequence tokens. Throws Error{argument, unsupported,
-// cancelled}.
+// looks at end-of-sequence tokens or stops. Throws Error{argument, unsupported,
+// memory} at once, and next() Error{cancelled}, after which it gives no more.
 std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
                                               ModelPtr model,
                                               const GenerateOptions& options);
 
+// The same tokens, where the draft model (of the same vocabulary) proposes some
+// that the model only checks. `prompt_cache` holds the layers of both, the
+// model's first. Refused with Error{unsupported}: input embeddings, and
+// rotating caches that keep their first tokens (max_kv_size).
 std::unique_ptr<TokenGenerator> speculative_generate_step(
     const std::vector<int>& prompt,
     ModelPtr model,
     ModelPtr draft_model,
     const GenerateOptions& options);
 
-// One part of the answer. `text` may be empty while a character is incomplete.
+// One part of the answer, for one token. `text` may be empty while a character
+// is incomplete or a stop sequence possible.
 struct GenerationResponse {
   std::string text;
-  int token = 0;
+  int token = 0;  // -1 on a last part without one (cancelled, deadline)
   std::optional<mx::array> logprobs;  // [V]
   bool from_draft = false;
   int prompt_tokens = 0;
@@ -148,7 +163,10 @@ class GenerationStream {
 };
 
 // `prompt` is encoded as it stands (a chat template is the caller's to apply);
-// a beginning-of-sequence token is added unless it starts with one.
+// a beginning-of-sequence token is added unless it starts with one. Ends at the
+// tokenizer's end-of-sequence tokens. Errors as generate_step(); besides
+// Error{argument} for max_tokens 0. Of a prompt of ids the tokenizer may be
+// null: then there is no text, and the model's end-of-sequence ids count.
 GenerationStream stream_generate(ModelPtr model,
                                  TokenizerPtr tokenizer,
                                  const std::string& prompt,
@@ -158,7 +176,8 @@ GenerationStream stream_generate(ModelPtr model,
                                  const std::vector<int>& prompt,
                                  const GenerateOptions& options = {});
 
-// The callback form: return false to stop. Returns the last part.
+// The callback form: return false to stop. Returns the last part; its finish
+// reason is "cancelled" if the callback stopped.
 GenerationResponse stream_generate(
     ModelPtr model,
     TokenizerPtr tokenizer,
@@ -166,7 +185,7 @@ GenerationResponse stream_generate(
     const GenerateOptions& options,
     const std::function<bool(const GenerationResponse&)>& on_part);
 
-// The whole text.
+// The whole text; what there is of it when cancelled.
 std::string generate(ModelPtr model,
                      TokenizerPtr tokenizer,
                      const std::string& prompt,

@@ -18,6 +18,8 @@ mx::array Cache::attend(const mx::array&,
 
 int Cache::trim(int) { return 0; }
 
+bool Cache::is_trimmable_after(int) const { return is_trimmable(); }
+
 std::shared_ptr<Cache> Cache::to_quantized(int, int) const { return nullptr; }
 
 bool can_trim_prompt_cache(const PromptCache& cache) {

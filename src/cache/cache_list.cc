@@ -50,9 +50,10 @@ std::size_t CacheList::nbytes() const {
   return sum;
 }
 
-bool CacheList::is_trimmable() const {
-  return std::ranges::all_of(
-      caches_, [](const CachePtr& cache) { return cache->is_trimmable(); });
+bool CacheList::is_trimmable_after(int num_tokens) const {
+  return std::ranges::all_of(caches_, [&](const CachePtr& cache) {
+    return cache->is_trimmable_after(num_tokens);
+  });
 }
 
 int CacheList::trim(int num_tokens) {

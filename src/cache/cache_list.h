@@ -22,7 +22,8 @@ class CacheList : public Cache {
     return caches_.at(index);
   }
 
-  bool is_trimmable() const override;
+  bool is_trimmable() const override { return is_trimmable_after(0); }
+  bool is_trimmable_after(int num_tokens) const override;
   int trim(int num_tokens) override;
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;

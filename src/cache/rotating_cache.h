@@ -30,8 +30,9 @@ class RotatingKVCache : public AttentionCache {
   std::pair<mx::array, mx::array> keys_and_values() const;
 
   // Only until the first token is overwritten.
-  bool is_trimmable() const override {
-    return content_.offset < content_.max_size;
+  bool is_trimmable() const override { return is_trimmable_after(0); }
+  bool is_trimmable_after(int num_tokens) const override {
+    return num_tokens < content_.max_size - content_.offset;
   }
   int trim(int num_tokens) override;
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;

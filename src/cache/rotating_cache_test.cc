@@ -103,6 +103,8 @@ TEST(RotatingKVCache, TrimsUntilItRotates) {
   auto expected = windowed(s, 20, 8, 0);
   EXPECT_LT(largest_difference(s.attend(cache, 4, 2), range(expected, 4, 6)),
             1e-6f);
+  EXPECT_TRUE(cache.is_trimmable_after(1));
+  EXPECT_FALSE(cache.is_trimmable_after(2));
   EXPECT_EQ(cache.trim(1), 1);
   EXPECT_LT(largest_difference(s.attend(cache, 5, 1), range(expected, 5, 6)),
             1e-6f);

@@ -1,0 +1,164 @@
+#include "generate/options.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+#include <sstream>
+#include <string>
+
+#include <mlx/mlx.h>
+
+#include "cache/quantized_cache.h"
+#include "core/log.h"
+
+namespace mlxlm {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(ErrorKind::argument, message);
+}
+
+void check_at_least(const char* option, int value, int least) {
+  if (value < least) {
+    refuse(std::string(option) + " is " + std::to_string(value) +
+           "; it must be at least " + std::to_string(least));
+  }
+}
+
+void check_embeddings(const std::vector<int>& prompt,
+                      const GenerateOptions& options) {
+  const mx::array& embeddings = *options.input_embeddings;
+  if (embeddings.ndim() != 2 || embeddings.shape(0) == 0) {
+    std::ostringstream message;
+    message << "input embeddings have shape " << embeddings.shape()
+            << "; they must be [tokens, width]";
+    refuse(message.str());
+  }
+  if (!prompt.empty() &&
+      prompt.size() != static_cast<std::size_t>(embeddings.shape(0))) {
+    refuse("there are " + std::to_string(embeddings.shape(0)) +
+           " input embeddings for a prompt of " +
+           std::to_string(prompt.size()) +
+           " tokens; the numbers must be equal, or the prompt empty");
+  }
+}
+
+void check_tokens(const std::vector<int>& tokens, int vocabulary_size) {
+  for (int token : tokens) {
+    if (token < 0 || token >= vocabulary_size) {
+      refuse("the prompt has token " + std::to_string(token) +
+             ", outside the model's vocabulary of " +
+             std::to_string(vocabulary_size));
+    }
+  }
+}
+
+void check_stops(const GenerateOptions& options) {
+  for (const std::string& text : options.stop_texts) {
+    bool continues = !text.empty() && (text[0] & 0xc0) == 0x80;
+    if (text.empty() || continues) {
+      refuse("a stop text is empty or begins inside a character");
+    }
+  }
+  for (const auto& sequence : options.stop_sequences) {
+    if (sequence.empty()) {
+      refuse("a stop sequence is empty");
+    }
+  }
+}
+
+}  // namespace
+
+void check_options(const std::vector<int>& prompt,
+                   const Model& model,
+                   const GenerateOptions& options) {
+  if (options.input_embeddings) {
+    check_embeddings(prompt, options);
+  } else if (prompt.empty()) {
+    refuse("the prompt is empty; it needs at least one token");
+  }
+  if (prompt.size() > INT_MAX / 4) {
+    refuse("the prompt has more tokens than positions can count");
+  }
+  check_tokens(prompt, model.vocabulary_size());
+  check_at_least("max_tokens", options.max_tokens, -1);
+  check_at_least("max_kv_size", options.max_kv_size, 0);
+  check_at_least("prefill_step_tokens", options.prefill_step_tokens, 1);
+  check_at_least("quantized_kv_start", options.quantized_kv_start, 0);
+  if (options.kv_bits) {
+    make_quantized_cache(options.kv_group_size, *options.kv_bits);
+  }
+  check_stops(options);
+}
+
+int prompt_length(const std::vector<int>& prompt,
+                  const GenerateOptions& options) {
+  return options.input_embeddings ? options.input_embeddings->shape(0)
+                                  : static_cast<int>(prompt.size());
+}
+
+int cached_tokens(const PromptCache& cache) {
+  int longest = 0;
+  for (const auto& layer : cache) {
+    longest = std::max(longest, layer->offset());
+  }
+  return longest;
+}
+
+PromptCache& usable_cache(const std::vector<ModelPtr>& models,
+                          const GenerateOptions& options,
+                          PromptCache& own) {
+  PromptCache fresh;
+  for (const ModelPtr& model : models) {
+    PromptCache part = model->make_cache(options.max_kv_size);
+    fresh.insert(fresh.end(), part.begin(), part.end());
+  }
+  if (options.prompt_cache == nullptr) {
+    own = std::move(fresh);
+    return own;
+  }
+  PromptCache& given = *options.prompt_cache;
+  if (given.empty()) {
+    given = std::move(fresh);
+    return given;
+  }
+  if (given.size() != fresh.size() || std::ranges::count(given, nullptr) > 0) {
+    refuse("the prompt cache has " + std::to_string(given.size()) +
+           " layers where the model has " + std::to_string(fresh.size()) +
+           "; it was made by another model");
+  }
+  return given;
+}
+
+void check_quantization(const PromptCache& cache,
+                        int num_prompt_tokens,
+                        const GenerateOptions& options) {
+  if (!options.kv_bits) {
+    return;
+  }
+  std::int64_t most = options.max_tokens < 0 ? INT64_MAX
+                                             : std::int64_t{num_prompt_tokens} +
+                                                   options.max_tokens;
+  for (const auto& layer : cache) {
+    bool reached = options.max_tokens < 0 ||
+                   layer->offset() + most >= options.quantized_kv_start;
+    if (reached) {
+      layer->to_quantized(options.kv_group_size, *options.kv_bits);
+    }
+  }
+}
+
+void check_length(const Model& model,
+                  int num_prompt_tokens,
+                  int num_cached,
+                  const GenerateOptions&) {
+  std::int64_t total = std::int64_t{num_prompt_tokens} + num_cached;
+  int context = model.context_tokens();
+  if (context > 0 && total > context) {
+    log_warning("the prompt has " + std::to_string(total) +
+                " tokens, more than the " + std::to_string(context) +
+                " that the model was made for; the answer may be poor");
+  }
+}
+
+}  // namespace mlxlm

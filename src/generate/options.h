@@ -1,0 +1,41 @@
+// What is checked before a generation starts.
+#pragma once
+
+#include <vector>
+
+#include <mlxlm/generate.h>
+
+namespace mlxlm {
+
+// Option values and token ids. Throws Error{argument} naming the option.
+void check_options(const std::vector<int>& prompt,
+                   const Model& model,
+                   const GenerateOptions& options);
+
+// Tokens of the prompt: of its ids or of the input embeddings.
+int prompt_length(const std::vector<int>& prompt,
+                  const GenerateOptions& options);
+
+// Tokens that a cache has read.
+int cached_tokens(const PromptCache& cache);
+
+// The prompt cache to use: the caller's, filled if it is empty, or `own`. One
+// entry per layer of `models`. Throws Error{argument} if it is another model's.
+PromptCache& usable_cache(const std::vector<ModelPtr>& models,
+                          const GenerateOptions& options,
+                          PromptCache& own);
+
+// Refuses KV quantization that would begin during this generation and can't,
+// because of a layer's kind or size. Throws Error{unsupported, argument}.
+void check_quantization(const PromptCache& cache,
+                        int num_prompt_tokens,
+                        const GenerateOptions& options);
+
+// Warns if the prompt is longer than the model's context; throws Error{memory}
+// with the estimate if its keys and values can't fit.
+void check_length(const Model& model,
+                  int num_prompt_tokens,
+                  int num_cached,
+                  const GenerateOptions& options);
+
+}  // namespace mlxlm

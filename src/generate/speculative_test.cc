@@ -1,0 +1,193 @@
+#include <gtest/gtest.h>
+
+#include <mlxlm/generate.h>
+
+#include "generate/toy.h"
+
+namespace mlxlm {
+namespace {
+
+struct Result {
+  std::vector<int> tokens;
+  int num_from_draft = 0;
+};
+
+Result drained(std::unique_ptr<TokenGenerator> generator, int at_most = 1000) {
+  Result result;
+  while (static_cast<int>(result.tokens.size()) < at_most) {
+    auto step = generator->next();
+    if (!step) {
+      break;
+    }
+    EXPECT_EQ(step->logprobs.shape(), (mx::Shape{ToyModel::kVocabulary}));
+    EXPECT_NEAR(mx::logsumexp(step->logprobs).item<float>(), 0, 1e-4);
+    result.tokens.push_back(step->token);
+    result.num_from_draft += step->from_draft ? 1 : 0;
+  }
+  return result;
+}
+
+const std::vector<int> kPrompt = bytes_of("Speculation is cheap.");
+
+template <typename Call>
+void expect_error(ErrorKind kind, const std::string& part, Call call) {
+  try {
+    call();
+    ADD_FAILURE() << "no error; expected one with \"" << part << '"';
+  } catch (const Error& error) {
+    EXPECT_EQ(name_of(error.kind()), name_of(kind)) << error.what();
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
+        << error.what();
+  }
+}
+
+struct Case {
+  const char* name;
+  ToyOptions model;
+  ToyOptions draft;
+};
+
+class Speculative : public ::testing::TestWithParam<Case> {
+ protected:
+  ModelPtr model_ = std::make_shared<ToyModel>(GetParam().model);
+  ModelPtr draft_ = std::make_shared<ToyModel>(GetParam().draft);
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Models,
+    Speculative,
+    ::testing::Values(Case{"itself", {.seed = 1}, {.seed = 1}},
+                      Case{"near", {.seed = 1}, {.seed = 1, .noise = 0.05f}},
+                      Case{"far", {.seed = 1}, {.seed = 5}},
+                      Case{"windows",
+                           {.seed = 2, .window_tokens = 8},
+                           {.seed = 2, .window_tokens = 8, .noise = 0.05f}},
+                      Case{"draftWindow",
+                           {.seed = 3},
+                           {.seed = 3, .window_tokens = 6, .noise = 0.02f}},
+                      Case{"farWindows",
+                           {.seed = 2, .window_tokens = 8},
+                           {.seed = 4, .window_tokens = 5}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_P(Speculative, GivesTheSameTokens) {
+  auto plain = drained(generate_step(kPrompt, model_, {.max_tokens = 30}));
+  for (int num_drafts : {1, 3, 7}) {
+    for (int chunk : {3, 2048}) {
+      GenerateOptions options{.max_tokens = 30, .prefill_step_tokens = chunk};
+      options.num_draft_tokens = num_drafts;
+      auto fast =
+          drained(speculative_generate_step(kPrompt, model_, draft_, options));
+      EXPECT_EQ(fast.tokens, plain.tokens) << num_drafts << ' ' << chunk;
+    }
+  }
+}
+
+TEST_P(Speculative, GivesTheSameTokensWithPenalties) {
+  GenerateOptions options{.max_tokens = 24};
+  options.logits_processors = make_logits_processors(
+      {.repetition_penalty = 1.4f, .frequency_penalty = 0.7f});
+  options.num_draft_tokens = 3;
+  auto plain = drained(generate_step(kPrompt, model_, options));
+  auto fast =
+      drained(speculative_generate_step(kPrompt, model_, draft_, options));
+  EXPECT_EQ(fast.tokens, plain.tokens);
+}
+
+TEST_P(Speculative, LeavesCachesToGoOnFrom) {
+  auto plain = drained(generate_step(kPrompt, model_, {.max_tokens = 26}));
+  // Ended by the limit or by leaving, at every place in a round.
+  for (int count : {1, 2, 3, 4, 5, 9}) {
+    for (bool limited : {true, false}) {
+      PromptCache cache;
+      GenerateOptions options{.max_tokens = limited ? count : -1,
+                              .prompt_cache = &cache};
+      options.num_draft_tokens = 3;
+      auto first = drained(
+          speculative_generate_step(kPrompt, model_, draft_, options), count);
+      ASSERT_EQ(first.tokens.size(), static_cast<std::size_t>(count));
+      // All but the last token, or all if the draft model proposed it.
+      ASSERT_EQ(cache.size(), 4u);
+      int held = cache[1]->offset();
+      EXPECT_EQ(cache[0]->offset(), held);
+      int given = static_cast<int>(kPrompt.size()) + count;
+      ASSERT_TRUE(held == given || held == given - 1) << held << ' ' << given;
+      auto history = kPrompt;
+      history.insert(history.end(), first.tokens.begin(), first.tokens.end());
+      history.push_back('x');
+      auto expected =
+          drained(generate_step(history, model_, {.max_tokens = 5}));
+      PromptCache own(cache.begin(), cache.begin() + 2);
+      std::vector<int> rest(history.begin() + held, history.end());
+      auto on = drained(
+          generate_step(rest, model_, {.max_tokens = 5, .prompt_cache = &own}));
+      EXPECT_EQ(on.tokens, expected.tokens) << count << ' ' << limited;
+    }
+  }
+}
+
+TEST(SpeculativeStep, AGoodDraftIsAccepted) {
+  ModelPtr model = std::make_shared<ToyModel>();
+  GenerateOptions options{.max_tokens = 30};
+  options.num_draft_tokens = 4;
+  auto itself =
+      drained(speculative_generate_step(kPrompt, model, model, options));
+  EXPECT_EQ(itself.num_from_draft, 24);  // four of five
+  ModelPtr far = std::make_shared<ToyModel>(ToyOptions{.seed = 9});
+  auto other = drained(speculative_generate_step(kPrompt, model, far, options));
+  EXPECT_LT(other.num_from_draft, 10);
+}
+
+TEST(SpeculativeStep, QuantizesBothCaches) {
+  ModelPtr model = std::make_shared<ToyModel>();
+  PromptCache cache;
+  GenerateOptions options{.max_tokens = 20, .prompt_cache = &cache};
+  options.kv_bits = 8;
+  options.kv_group_size = 32;
+  auto result =
+      drained(speculative_generate_step(kPrompt, model, model, options));
+  EXPECT_EQ(result.tokens.size(), 20u);
+  for (const auto& layer : cache) {
+    EXPECT_EQ(layer->kind(), "QuantizedKVCache");
+  }
+}
+
+TEST(SpeculativeStep, ReportsProgressAndCancels) {
+  auto model = std::make_shared<ToyModel>();
+  std::vector<int> seen;
+  GenerateOptions options{.max_tokens = -1, .prefill_step_tokens = 8};
+  options.prompt_progress = [&](int done, int) { seen.push_back(done); };
+  auto generator = speculative_generate_step(kPrompt, model, model, options);
+  generator->next();
+  EXPECT_EQ(seen, (std::vector<int>{0, 8, 16, 20, 21}));
+  options.cancel.cancel();
+  expect_error(ErrorKind::cancelled, "cancelled", [&] { generator->next(); });
+  EXPECT_FALSE(generator->next());
+}
+
+TEST(SpeculativeStep, Refuses) {
+  ModelPtr model = std::make_shared<ToyModel>();
+  auto refused = [&](ErrorKind kind,
+                     const std::string& part,
+                     const GenerateOptions& options) {
+    expect_error(kind, part, [&] {
+      speculative_generate_step(kPrompt, model, model, options);
+    });
+  };
+  GenerateOptions rotating;
+  rotating.max_kv_size = 16;
+  refused(ErrorKind::unsupported, "keeps its first tokens", rotating);
+  GenerateOptions embeddings;
+  embeddings.input_embeddings = mx::zeros({21, 64});
+  refused(ErrorKind::unsupported, "input embeddings", embeddings);
+  GenerateOptions none;
+  none.num_draft_tokens = 0;
+  refused(ErrorKind::argument, "num_draft_tokens is 0", none);
+  PromptCache half = model->make_cache(0);
+  GenerateOptions cache;
+  cache.prompt_cache = &half;
+  refused(ErrorKind::argument, "2 layers where the model has 4", cache);
+}
+
+}  // namespace
+}  // namespace mlxlm

@@ -1,0 +1,256 @@
+// A tiny model and tokenizer without files, for the tests of generation.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <mlx/mlx.h>
+#include <nlohmann/json.hpp>
+
+#include <mlxlm/generate.h>
+
+#include "cache/kv_cache.h"
+#include "cache/mask.h"
+#include "cache/rotating_cache.h"
+
+namespace mlxlm {
+
+struct ToyOptions {
+  std::uint64_t seed = 0;
+  int num_layers = 2;
+  int window_tokens = 0;  // of every second layer; 0: none
+  int context_tokens = 512;
+  float noise = 0;  // added to the weights: a draft model that often agrees
+};
+
+// Two layers of attention over 260 tokens: bytes and four special ones.
+class ToyModel : public Model {
+ public:
+  static constexpr int kVocabulary = 260;
+  static constexpr int kEnd = 258;
+  static constexpr int kWidth = 64;
+  static constexpr int kHeads = 2;
+
+  explicit ToyModel(ToyOptions options = {}) : options_(options) {
+    embedding_ = weight(kVocabulary, kWidth, 1.0f, 0);
+    for (int layer = 0; layer < options.num_layers; ++layer) {
+      for (int part = 0; part < 4; ++part) {
+        projections_.push_back(
+            weight(kWidth, kWidth, 0.25f, 1 + layer * 4 + part));
+      }
+    }
+  }
+
+  mx::array forward(const mx::array& tokens,
+                    const PromptCache& cache,
+                    const std::optional<mx::array>& embeddings) override {
+    ++num_forwards;
+    if (on_forward) {
+      on_forward();
+    }
+    auto x = embeddings ? *embeddings : embed(tokens);
+    for (int layer = 0; layer < options_.num_layers; ++layer) {
+      x = mx::add(
+          x, attention(x, layer, cache.empty() ? nullptr : cache[layer].get()));
+    }
+    return mx::matmul(mx::fast::rms_norm(x, std::nullopt, 1e-5f),
+                      mx::transpose(embedding_));
+  }
+
+  mx::array embed(const mx::array& tokens) override {
+    return mx::take(embedding_, tokens, 0);
+  }
+
+  PromptCache make_cache(int max_kv_size) const override {
+    PromptCache cache;
+    for (int layer = 0; layer < options_.num_layers; ++layer) {
+      if (window_of(layer) > 0) {
+        cache.push_back(make_rotating_cache(window_of(layer)));
+      } else if (max_kv_size > 0) {
+        cache.push_back(make_rotating_cache(max_kv_size, 4));
+      } else {
+        cache.push_back(make_kv_cache());
+      }
+    }
+    return cache;
+  }
+
+  const nlohmann::json& config() const override { return config_; }
+  std::string model_type() const override { return "toy"; }
+  int num_layers() const override { return options_.num_layers; }
+  int vocabulary_size() const override { return kVocabulary; }
+  int context_tokens() const override { return options_.context_tokens; }
+  std::vector<Parameter> parameters() const override {
+    return {{"embedding", embedding_}};
+  }
+  std::vector<int> eos_token_ids() const override { return {kEnd}; }
+
+  int num_forwards = 0;
+  std::function<void()> on_forward;
+
+ private:
+  int window_of(int layer) const {
+    return layer % 2 == 0 ? options_.window_tokens : 0;
+  }
+
+  mx::array weight(int rows, int columns, float scale, int index) const {
+    auto draw = [&](std::uint64_t seed) {
+      auto key = mx::random::key(seed * 1000 + static_cast<unsigned>(index));
+      return mx::random::normal({rows, columns}, mx::float32, key);
+    };
+    auto w = draw(options_.seed);
+    if (options_.noise > 0) {
+      w = mx::add(w, mx::multiply(mx::array(options_.noise), draw(99)));
+    }
+    w = mx::multiply(w, mx::array(scale));
+    w.eval();
+    return w;
+  }
+
+  mx::array attention(const mx::array& x, int layer, Cache* cache) const {
+    int length = x.shape(1);
+    int offset = cache != nullptr ? cache->offset() : 0;
+    auto normed = mx::fast::rms_norm(x, std::nullopt, 1e-5f);
+    auto heads = [&](int part) {
+      auto y = mx::matmul(normed, projections_[layer * 4 + part]);
+      return mx::swapaxes(
+          mx::reshape(y, {1, length, kHeads, kWidth / kHeads}), 1, 2);
+    };
+    auto rope = [&](const mx::array& y) {
+      return mx::fast::rope(y, kWidth / kHeads, false, 10000.0f, 1.0f, offset);
+    };
+    AttendSpec spec{.scale = 0.2f, .window_tokens = window_of(layer)};
+    auto q = rope(heads(0));
+    auto k = rope(heads(1));
+    auto v = heads(2);
+    auto y = cache != nullptr ? cache->attend(q, k, v, spec)
+                              : attend_without_cache(q, k, v, spec);
+    y = mx::reshape(mx::swapaxes(y, 1, 2), {1, length, kWidth});
+    return mx::matmul(y, projections_[layer * 4 + 3]);
+  }
+
+  ToyOptions options_;
+  mx::array embedding_ = mx::array(0.0f);  // [V, D]
+  std::vector<mx::array> projections_;     // q, k, v, o of each layer
+  nlohmann::json config_ = nlohmann::json::object();
+};
+
+// Shows the bytes of its tokens once they form characters.
+class ToyDetokenizer : public StreamingDetokenizer {
+ public:
+  void reset() override { *this = {}; }
+  void add_token(int token) override {
+    if (token < 256) {
+      bytes_ += static_cast<char>(token);
+    }
+    std::size_t end = complete();
+    text_ += bytes_.substr(0, end);
+    bytes_.erase(0, end);
+  }
+  void finalize() override {
+    text_ += bytes_.empty() ? "" : "\xEF\xBF\xBD";
+    bytes_.clear();
+  }
+  const std::string& text() const override { return text_; }
+  std::string last_segment() override {
+    return text_.substr(std::exchange(shown_, text_.size()));
+  }
+
+ private:
+  // The number of bytes before an unfinished character at the end.
+  std::size_t complete() const {
+    for (std::size_t back = 1; back <= 3 && back <= bytes_.size(); ++back) {
+      auto byte = static_cast<unsigned char>(bytes_[bytes_.size() - back]);
+      if (byte >= 0xc0) {
+        std::size_t needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+        return back < needed ? bytes_.size() - back : bytes_.size();
+      }
+      if (byte < 0x80) {
+        break;
+      }
+    }
+    return bytes_.size();
+  }
+
+  std::string bytes_;
+  std::string text_;
+  std::size_t shown_ = 0;
+};
+
+class ToyTokenizer : public Tokenizer {
+ public:
+  std::vector<int> encode(std::string_view text,
+                          bool add_special_tokens) const override {
+    std::vector<int> tokens;
+    if (add_special_tokens) {
+      tokens.push_back(257);
+    }
+    for (unsigned char byte : text) {
+      tokens.push_back(byte);
+    }
+    return tokens;
+  }
+  std::string decode(std::span<const int> tokens, bool) const override {
+    std::string text;
+    for (int token : tokens) {
+      text += static_cast<char>(token);
+    }
+    return text;
+  }
+  std::unique_ptr<StreamingDetokenizer> detokenizer() const override {
+    return std::make_unique<ToyDetokenizer>();
+  }
+  int vocabulary_size() const override { return 260; }
+  std::optional<int> token_to_id(std::string_view) const override {
+    return std::nullopt;
+  }
+  std::optional<std::string> id_to_token(int) const override {
+    return std::nullopt;
+  }
+  std::optional<int> bos_token_id() const override { return 257; }
+  std::string bos_token() const override { return "<s>"; }
+  const std::vector<int>& eos_token_ids() const override { return eos_; }
+  void set_eos_token_ids(std::vector<int> ids) override {
+    eos_ = std::move(ids);
+  }
+  void add_eos_token(std::string_view) override {}
+  bool has_chat_template() const override { return false; }
+  const std::string& chat_template() const override { return none_; }
+  void set_chat_template(std::string) override {}
+  std::string apply_chat_template(std::string_view,
+                                  const ChatTemplateOptions&) const override {
+    return "";
+  }
+  bool has_thinking() const override { return false; }
+  std::string think_start() const override { return ""; }
+  std::string think_end() const override { return ""; }
+  bool has_tool_calling() const override { return false; }
+  std::string tool_call_start() const override { return ""; }
+  std::string tool_call_end() const override { return ""; }
+
+ private:
+  std::vector<int> eos_{ToyModel::kEnd};
+  std::string none_;
+};
+
+// A sampler that answers with these tokens, one after the other.
+inline Sampler scripted(std::vector<int> tokens) {
+  auto at = std::make_shared<std::size_t>(0);
+  return [tokens = std::move(tokens), at](const mx::array& logprobs) {
+    std::vector<int> drawn;
+    for (int row = 0; row < logprobs.shape(0); ++row) {
+      std::size_t i = std::min((*at)++, tokens.size() - 1);
+      drawn.push_back(tokens[i]);
+    }
+    return mx::array(drawn.data(), {static_cast<int>(drawn.size())}, mx::int32);
+  };
+}
+
+inline std::vector<int> bytes_of(std::string_view text) {
+  return ToyTokenizer().encode(text, false);
+}
+
+}  // namespace mlxlm
