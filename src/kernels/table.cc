@@ -16,6 +16,7 @@ struct Implementation {
 
 // Fastest first; the reference runs everywhere.
 constexpr Implementation kImplementations[] = {
+    {cpu_table, cpu_table_usable},
     {reference_table, [] { return true; }},
 };
 

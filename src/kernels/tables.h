@@ -8,4 +8,7 @@ namespace mlxlm::kernels {
 
 const Table& reference_table();
 
+const Table& cpu_table();
+bool cpu_table_usable();
+
 }  // namespace mlxlm::kernels

@@ -1,0 +1,66 @@
+// Between MLX arrays and the kernels' plain pointers.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <mlx/array.h>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/pack.h"
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels::cpu {
+
+// A float32 array's elements in row-major order; copied if they lie otherwise.
+class Rows {
+ public:
+  explicit Rows(const mx::array& x);
+  const float* data() const { return data_; }
+
+ private:
+  const float* data_;
+  std::vector<float> copy_;
+};
+
+// A norm whose weights are inputs of an operation.
+class BoundNorm {
+ public:
+  // Adds the weights, in float32, to the operation's inputs.
+  BoundNorm(const Norm& norm, std::vector<mx::array>& inputs);
+  // Normalizes x [num_rows, size] -> y, over the threads if that pays.
+  void apply(std::span<const mx::array> inputs,
+             const float* x,
+             std::size_t num_rows,
+             int size,
+             float* y) const;
+
+ private:
+  NormKind kind_;
+  float eps_;
+  std::optional<std::size_t> weight_;  // its place among the inputs
+  std::optional<std::size_t> bias_;
+};
+
+GateFunction gate_function(Activation activation);
+
+// The operations of more than one file.
+mx::array attention(const mx::array& q,
+                    const mx::array& k,
+                    const mx::array& v,
+                    const AttentionParameters& parameters);
+
+mx::array norm_rope(const mx::array& x,
+                    int num_heads,
+                    const Norm* norm,
+                    const Rope* rope,
+                    int offset);
+
+mx::array expert_mlp(const mx::array& x,
+                     const Experts& experts,
+                     const mx::array& indices,
+                     const mx::array& scores);
+
+}  // namespace mlxlm::kernels::cpu

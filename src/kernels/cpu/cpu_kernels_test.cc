@@ -1,0 +1,392 @@
+// The CPU's kernels against the reference, over shapes that don't fit vectors,
+// panels and tiles.
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/pack.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/seam.h"
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels {
+namespace {
+
+// Skips all where the environment asks for what this machine can't run.
+class CpuKernels : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* isa = std::getenv("MLX_LM_CPU_ISA");
+    if (isa != nullptr && std::string(isa) == "avx2" &&
+        cpu::avx2_kernels() == nullptr) {
+      GTEST_SKIP() << "this machine has no AVX2";
+    }
+    mx::set_default_device(mx::Device::cpu);
+    mx::random::seed(7);
+  }
+
+  const Table& cpu_ = cpu_table();
+  const Table& reference_ = reference_table();
+};
+
+mx::array random(mx::Shape shape, float scale = 1.0f) {
+  return mx::multiply(mx::random::normal(shape), mx::array(scale));
+}
+
+Linear dense(int rows, int columns, mx::Dtype dtype, bool bias = false) {
+  Linear linear{mx::astype(random({rows, columns}, 0.3f), dtype)};
+  if (bias) linear.bias = random({rows});
+  return linear;
+}
+
+Linear quantize(const mx::array& weight,
+                int bits,
+                int group_size,
+                const std::string& mode = "affine") {
+  auto parts = mx::quantize(weight, group_size, bits, mode);
+  Linear linear{parts[0]};
+  linear.scales = parts[1];
+  if (parts.size() > 2) linear.zeros = parts[2];
+  linear.bits = bits;
+  linear.group_size = group_size;
+  linear.mode = mode;
+  return linear;
+}
+
+Linear quantized(int rows,
+                 int columns,
+                 int bits,
+                 int group_size,
+                 mx::Dtype dtype = mx::float32,
+                 const std::string& mode = "affine") {
+  return quantize(
+      mx::astype(random({rows, columns}, 0.3f), dtype), bits, group_size, mode);
+}
+
+// The largest difference, relative to the root mean square of `expected`, or to
+// 1 where that is smaller.
+float error_of(const mx::array& actual, const mx::array& expected) {
+  EXPECT_EQ(actual.shape(), expected.shape());
+  EXPECT_EQ(actual.dtype(), expected.dtype());
+  auto difference = mx::max(mx::abs(mx::subtract(actual, expected)));
+  auto size = mx::sqrt(mx::mean(mx::square(expected)));
+  return mx::divide(difference, mx::maximum(size, mx::array(1.0f)))
+      .item<float>();
+}
+
+constexpr float kTolerance = 2e-5f;
+
+void expect_same_product(const Table& cpu,
+                         const Table& reference,
+                         const Linear& linear,
+                         int rows,
+                         int columns,
+                         const std::string& what) {
+  const std::vector<const Linear*> linears{&linear};
+  auto x = random({1, rows, columns});
+  EXPECT_LT(error_of(cpu.norm_linear(x, nullptr, linears)[0],
+                     reference.norm_linear(x, nullptr, linears)[0]),
+            kTolerance)
+      << what << ", " << rows << " rows";
+}
+
+TEST_F(CpuKernels, AffineProductsOfAllBitsAndGroups) {
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int group : {32, 64, 128}) {
+      for (auto [outputs, dtype] : {std::tuple{40, mx::float32},
+                                    {17, mx::bfloat16},
+                                    {1, mx::float16}}) {
+        Linear linear = quantized(outputs, 2 * group, bits, group, dtype);
+        for (int rows : {1, 2, 3, 4, 5, 9, 24, 25}) {
+          expect_same_product(
+              cpu_,
+              reference_,
+              linear,
+              rows,
+              2 * group,
+              std::to_string(bits) + " bits, group " + std::to_string(group));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CpuKernels, FloatingPointModes) {
+  for (auto [mode, bits, group] :
+       {std::tuple{"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
+    Linear linear = quantized(35, 96, bits, group, mx::float32, mode);
+    for (int rows : {1, 3, 7}) {
+      expect_same_product(cpu_, reference_, linear, rows, 96, mode);
+    }
+  }
+}
+
+TEST_F(CpuKernels, DenseProductsOfAllDtypes) {
+  for (mx::Dtype dtype : {mx::float32, mx::float16, mx::bfloat16}) {
+    for (int columns : {1, 7, 33, 64}) {
+      Linear linear = dense(19, columns, dtype, /*bias=*/true);
+      for (int rows : {1, 2, 4, 6, 30}) {
+        expect_same_product(cpu_, reference_, linear, rows, columns, "dense");
+      }
+    }
+  }
+}
+
+TEST_F(CpuKernels, TwoFiftySixBitPatternsSurvivePacking) {
+  // Every value of every width, through an identity.
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    auto x = mx::eye(32);
+    Linear linear = quantized(16, 32, bits, 32);
+    const std::vector<const Linear*> linears{&linear};
+    auto expected = mx::transpose(
+        mx::dequantize(linear.weight, *linear.scales, linear.zeros, 32, bits));
+    auto actual = mx::reshape(
+        cpu_.norm_linear(mx::expand_dims(x, 0), nullptr, linears)[0], {32, 16});
+    EXPECT_LT(error_of(actual, expected), 1e-5f) << bits;
+  }
+}
+
+TEST_F(CpuKernels, NormsAndSeveralProductsAtOnce) {
+  for (int size : {32, 60, 7}) {
+    Norm rms{NormKind::rms, random({size}), std::nullopt, 1e-6f};
+    Norm layer{NormKind::layer, random({size}), random({size}), 1e-5f};
+    Norm plain{NormKind::rms, std::nullopt, std::nullopt, 1e-6f};
+    Norm half{NormKind::rms, mx::astype(random({size}), mx::bfloat16)};
+    Linear a = dense(20, size, mx::float32);
+    Linear b = dense(33, size, mx::bfloat16, true);
+    const std::vector<const Linear*> linears{&a, &b};
+    for (const Norm* norm : {&rms, &layer, &plain, &half}) {
+      for (int rows : {1, 5, 40}) {
+        auto x = random({1, rows, size});
+        EXPECT_LT(error_of(cpu_.norm(x, *norm), reference_.norm(x, *norm)),
+                  kTolerance);
+        auto actual = cpu_.norm_linear(x, norm, linears);
+        auto expected = reference_.norm_linear(x, norm, linears);
+        for (int i : {0, 1}) {
+          EXPECT_LT(error_of(actual[i], expected[i]), kTolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CpuKernels, ResidualsPostNormsAndScales) {
+  Linear linear = quantized(24, 64, 4, 32);
+  Norm norm{NormKind::rms, random({24}), std::nullopt, 1e-6f};
+  for (int rows : {1, 6}) {
+    auto x = random({2, rows, 64});
+    auto residual = random({2, rows, 24});
+    for (const Norm* post :
+         {static_cast<const Norm*>(nullptr), static_cast<const Norm*>(&norm)}) {
+      for (const mx::array* add : {static_cast<const mx::array*>(nullptr),
+                                   static_cast<const mx::array*>(&residual)}) {
+        EXPECT_LT(
+            error_of(cpu_.linear_residual(x, linear, post, add, 0.5f),
+                     reference_.linear_residual(x, linear, post, add, 0.5f)),
+            kTolerance);
+      }
+    }
+  }
+}
+
+TEST_F(CpuKernels, GatedMlpsOfAllActivations) {
+  Linear gate = quantized(37, 32, 4, 32);
+  Linear up = quantized(37, 32, 8, 32);
+  Norm norm{NormKind::rms, random({32}), std::nullopt, 1e-6f};
+  for (auto activation : {Activation::silu,
+                          Activation::gelu,
+                          Activation::gelu_tanh,
+                          Activation::gelu_fast,
+                          Activation::relu,
+                          Activation::relu_squared}) {
+    for (int rows : {1, 11}) {
+      auto x = random({1, rows, 32}, 3.0f);
+      for (const Linear* g : {static_cast<const Linear*>(nullptr),
+                              static_cast<const Linear*>(&gate)}) {
+        EXPECT_LT(
+            error_of(cpu_.norm_gated_mlp(x, &norm, g, up, activation),
+                     reference_.norm_gated_mlp(x, &norm, g, up, activation)),
+            kTolerance)
+            << static_cast<int>(activation);
+      }
+    }
+  }
+}
+
+TEST_F(CpuKernels, ExtremeInputsOfActivations) {
+  auto eye = mx::eye(8);
+  Linear up{eye};
+  auto x = mx::reshape(
+      mx::array({-1000.0f, -88.0f, -20.0f, -0.0f, 1e-30f, 20.0f, 88.0f, 1e4f}),
+      {1, 1, 8});
+  for (auto activation :
+       {Activation::silu, Activation::gelu, Activation::gelu_tanh}) {
+    auto actual = cpu_.norm_gated_mlp(x, nullptr, nullptr, up, activation);
+    auto expected =
+        reference_.norm_gated_mlp(x, nullptr, nullptr, up, activation);
+    EXPECT_TRUE(mx::allclose(actual, expected, 1e-5, 1e-6).item<bool>());
+  }
+}
+
+TEST_F(CpuKernels, NormAndRope) {
+  Norm per_head{NormKind::rms, random({12}), std::nullopt, 1e-6f};
+  Norm whole{NormKind::rms, random({36}), std::nullopt, 1e-6f};
+  Rope plain{.dimensions = 12};
+  Rope partial{.dimensions = 8, .traditional = true, .base = 5000.0f};
+  Rope scaled{.dimensions = 12,
+              .scale = 0.25f,
+              .freqs = mx::add(mx::abs(random({6})), mx::array(1.0f)),
+              .input_scale = 1.3f};
+  for (const Norm* norm : {static_cast<const Norm*>(nullptr),
+                           static_cast<const Norm*>(&per_head),
+                           static_cast<const Norm*>(&whole)}) {
+    for (const Rope* rope : {static_cast<const Rope*>(nullptr),
+                             static_cast<const Rope*>(&plain),
+                             static_cast<const Rope*>(&partial),
+                             static_cast<const Rope*>(&scaled)}) {
+      for (auto [tokens, offset] :
+           {std::pair{1, 0}, {1, 1000}, {5, 3}, {20, 77}}) {
+        auto x = random({2, tokens, 36});
+        EXPECT_LT(error_of(cpu_.norm_rope(x, 3, norm, rope, offset),
+                           reference_.norm_rope(x, 3, norm, rope, offset)),
+                  1e-4f)
+            << tokens << " tokens at " << offset;
+      }
+    }
+  }
+}
+
+struct AttentionCase {
+  int heads, kv_heads, queries, keys, head_size, value_size;
+};
+
+class CpuAttention : public CpuKernels,
+                     public testing::WithParamInterface<AttentionCase> {};
+
+TEST_P(CpuAttention, EqualsTheReference) {
+  auto c = GetParam();
+  auto q = random({2, c.heads, c.queries, c.head_size});
+  // Caches hand out slices of longer arrays.
+  auto first = [&](const mx::array& x) {
+    auto shape = x.shape();
+    shape[2] = c.keys;
+    return mx::slice(x, {0, 0, 0, 0}, shape);
+  };
+  auto k = first(random({2, c.kv_heads, c.keys + 9, c.head_size}));
+  auto v = first(random({2, c.kv_heads, c.keys + 9, c.value_size}));
+  AttentionParameters base;
+  base.scale = 0.3f;
+  auto check = [&](const AttentionParameters& parameters, const char* what) {
+    EXPECT_LT(error_of(cpu_.attention(q, k, v, parameters),
+                       reference_.attention(q, k, v, parameters)),
+              kTolerance)
+        << what;
+  };
+  check(base, "causal");
+  auto parameters = base;
+  parameters.causal = false;
+  check(parameters, "all");
+  parameters = base;
+  parameters.softcap = 2.0f;
+  check(parameters, "softcap");
+  if (c.head_size == c.value_size) {
+    parameters = base;
+    parameters.sinks = random({c.heads});
+    check(parameters, "sinks");
+  }
+  parameters = base;
+  parameters.mask =
+      causal_mask(c.queries, c.keys, c.keys - c.queries, /*window=*/3);
+  check(parameters, "window");
+  parameters.mask = random({c.queries, c.keys});
+  check(parameters, "added");
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes,
+                         CpuAttention,
+                         testing::Values(AttentionCase{4, 2, 1, 1, 16, 16},
+                                         AttentionCase{4, 2, 1, 700, 64, 64},
+                                         AttentionCase{3, 1, 2, 65, 20, 20},
+                                         AttentionCase{2, 2, 7, 7, 32, 32},
+                                         AttentionCase{6, 3, 70, 130, 64, 64},
+                                         AttentionCase{2, 1, 9, 200, 24, 40},
+                                         AttentionCase{1, 1, 5, 64, 7, 5}));
+
+TEST_F(CpuKernels, ExpertsChosenByFewAndManyTokens) {
+  for (bool quantize_them : {false, true}) {
+    auto stack = [&](int rows, int columns) {
+      auto w = random({5, rows, columns}, 0.3f);
+      return quantize_them ? quantize(w, 4, 32) : Linear{w};
+    };
+    Linear gate = stack(64, 32);
+    Linear up = stack(64, 32);
+    Linear down = stack(32, 64);
+    gate.bias = random({5, 64});
+    Experts experts{&gate, &up, &down, Activation::silu};
+    for (int tokens : {1, 3, 90}) {
+      auto x = random({1, tokens, 32});
+      auto router = random({1, tokens, 5});
+      auto indices =
+          mx::slice(mx::argsort(router, -1), {0, 0, 0}, {1, tokens, 2});
+      auto scores = mx::softmax(random({1, tokens, 2}), -1);
+      EXPECT_LT(error_of(cpu_.expert_mlp(x, experts, indices, scores),
+                         reference_.expert_mlp(x, experts, indices, scores)),
+                kTolerance)
+          << tokens;
+    }
+  }
+}
+
+TEST_F(CpuKernels, LayoutsOfInputsDontMatter) {
+  Linear linear = quantized(16, 32, 4, 32);
+  const std::vector<const Linear*> linears{&linear};
+  auto x = mx::transpose(random({32, 6}));  // columns first
+  auto expanded = mx::expand_dims(x, 0);
+  EXPECT_LT(error_of(cpu_.norm_linear(expanded, nullptr, linears)[0],
+                     reference_.norm_linear(expanded, nullptr, linears)[0]),
+            kTolerance);
+  auto last = mx::slice(random({1, 5, 32}), {0, 4, 0}, {1, 5, 32});
+  EXPECT_LT(error_of(cpu_.norm_linear(last, nullptr, linears)[0],
+                     reference_.norm_linear(last, nullptr, linears)[0]),
+            kTolerance);
+}
+
+TEST_F(CpuKernels, OtherDtypesGoToTheReference) {
+  Linear linear = dense(8, 16, mx::bfloat16);
+  const std::vector<const Linear*> linears{&linear};
+  auto x = mx::astype(random({1, 2, 16}), mx::bfloat16);
+  EXPECT_EQ(cpu_.norm_linear(x, nullptr, linears)[0].dtype(), mx::bfloat16);
+}
+
+TEST(ThreadPool, RunsEveryTaskOnce) {
+  for (int tasks : {0, 1, 2, 1000}) {
+    std::vector<std::atomic<int>> counts(tasks);
+    cpu::parallel_for(tasks, [&](int i) { counts[i].fetch_add(1); });
+    for (auto& count : counts) EXPECT_EQ(count.load(), 1);
+  }
+}
+
+TEST(ThreadPool, ManyCallersTakeTurns) {
+  std::atomic<int> total{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c) {
+    callers.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) {
+        cpu::parallel_for(7, [&](int) { total.fetch_add(1); });
+      }
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  EXPECT_EQ(total.load(), 4 * 200 * 7);
+}
+
+}  // namespace
+}  // namespace mlxlm::kernels

@@ -1,0 +1,156 @@
+// What each instruction set implements. Plain pointers and sizes only: these
+// functions know nothing of MLX, models or threads, and their translation units
+// include no library code that the linker could pick for other machines.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mlxlm::kernels::cpu {
+
+// Rows of a weight matrix that are stored and computed together.
+inline constexpr int kPanelRows = 16;
+
+// How the elements of a packed matrix are stored. The integer formats stand for
+// scale * q + zero with a scale and a zero per row and group.
+enum class ElementFormat : std::uint8_t { u2, u4, u8, bf16, f16, f32 };
+enum class ScaleFormat : std::uint8_t { f32, f16, bf16 };
+
+// A matrix [num_rows, num_columns] in panels of kPanelRows rows, the last one
+// filled up with zeros. Integer formats, per panel and group of columns: 16
+// scales, 16 zeros, then words of 32 bits, each with the elements of one row in
+// consecutive columns (lowest bits first), 16 rows side by side. Other formats,
+// per panel and column: 16 elements.
+struct PanelMatrix {
+  const std::byte* data = nullptr;
+  int num_rows = 0;
+  int num_columns = 0;
+  int group_size = 0;  // columns per scale; num_columns where there are none
+  ElementFormat format = ElementFormat::f32;
+  ScaleFormat scale_format = ScaleFormat::f32;
+  int bits = 0;  // of integer elements; they are stored at the top of theirs
+  std::size_t panel_bytes = 0;
+
+  int num_panels() const { return (num_rows + kPanelRows - 1) / kPanelRows; }
+};
+
+enum class GateFunction : std::uint8_t {
+  silu,
+  gelu,
+  gelu_tanh,
+  gelu_fast,
+  relu,
+  relu_squared
+};
+
+// Attention of one query head over keys [first_key, end_key) of its key head,
+// for queries that lie `query_stride` floats apart. Masks are read where
+// mask_bool or mask_add is set.
+struct AttentionTask {
+  const float* q = nullptr;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::ptrdiff_t query_stride = 0;
+  std::ptrdiff_t key_stride = 0;
+  std::ptrdiff_t value_stride = 0;
+  int num_queries = 0;
+  int head_size = 0;
+  int value_size = 0;
+  int first_key = 0;
+  int end_key = 0;
+  // Query i sees keys up to causal_end + i (exclusive) if causal.
+  bool causal = false;
+  int causal_end = 0;
+  float scale = 1.0f;
+  float softcap = 0.0f;
+  const bool* mask_bool = nullptr;
+  const float* mask_add = nullptr;
+  std::ptrdiff_t mask_query_stride = 0;
+  std::ptrdiff_t mask_key_stride = 0;
+  // Not normalized: per query the largest score, the sum of exponentials
+  // relative to it, and the weighted values [num_queries, value_size].
+  float* largest = nullptr;
+  float* sum = nullptr;
+  float* out = nullptr;
+};
+
+struct IsaKernels {
+  const char* name;
+
+  // The number of rows a tile of `num_rows` is padded to.
+  int (*tile_rows)(int num_rows);
+  // The most rows a tile can have.
+  int max_tile_rows;
+
+  // Sum of x over each group of columns.
+  void (*group_sums)(const float* x,
+                     int num_columns,
+                     int group_size,
+                     float* sums);
+
+  // y[m, r] = sum over c of x[m, c] * w[r, c] for the rows r of panels
+  // [begin, end); at most kMaxVectorRows rows m. `sums` [num_x_rows, groups].
+  void (*matvec)(const PanelMatrix& w,
+                 const float* x,
+                 std::size_t x_stride,
+                 const float* sums,
+                 int num_x_rows,
+                 int begin,
+                 int end,
+                 float* y,
+                 std::size_t y_stride);
+
+  // x [num_rows, num_columns] -> tile [num_columns, tile_rows(num_rows)].
+  void (*pack_tile)(const float* x,
+                    std::size_t x_stride,
+                    int num_rows,
+                    int num_columns,
+                    float* tile);
+  void (*matmul)(const PanelMatrix& w,
+                 const float* tile,
+                 int num_x_rows,
+                 int begin,
+                 int end,
+                 float* y,
+                 std::size_t y_stride);
+
+  // weight and bias may be null.
+  void (*rms_norm)(
+      const float* x, int size, const float* weight, float eps, float* y);
+  void (*layer_norm)(const float* x,
+                     int size,
+                     const float* weight,
+                     const float* bias,
+                     float eps,
+                     float* y);
+
+  // gate[i] = function(gate[i]) * up[i], or function(gate[i]) if up is null.
+  void (*gate)(float* gate, const float* up, int size, GateFunction function);
+
+  // y[i] += x[i] * factor.
+  void (*add_scaled)(const float* x, int size, float factor, float* y);
+
+  // Rotates pairs (i, i + size) or, interleaved, (2i, 2i + 1) of x.
+  void (*rotate)(float* x,
+                 const float* cosines,
+                 const float* sines,
+                 int size,
+                 bool interleaved);
+
+  // `scratch` has attention_scratch_floats(head_size) floats.
+  void (*attention)(const AttentionTask& task, float* scratch);
+  std::size_t (*attention_scratch_floats)(int head_size, int value_size);
+};
+
+inline constexpr int kMaxVectorRows = 4;
+
+// The instruction sets compiled in; null where this machine lacks them.
+const IsaKernels* avx512_kernels();
+const IsaKernels* avx2_kernels();
+const IsaKernels* portable_kernels();
+
+// The best one here, or the one named by MLX_LM_CPU_ISA (avx512, avx2,
+// portable). Throws Error{argument} for a name this machine can't run.
+const IsaKernels& isa_kernels();
+
+}  // namespace mlxlm::kernels::cpu

@@ -1,0 +1,183 @@
+// Norm and rope of queries and keys, in the order that attention reads.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/bind.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/mlx_compat/host_op.h"
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels::cpu {
+namespace {
+
+// Frequencies as mx::fast::rope computes them, and in float32 as there.
+std::vector<float> inverse_frequencies(const Rope& rope) {
+  const int half = rope.dimensions / 2;
+  std::vector<float> result(half);
+  if (rope.freqs) {
+    auto freqs = mx::contiguous(mx::astype(*rope.freqs, mx::float32));
+    freqs.eval();
+    for (int i = 0; i < half; ++i) result[i] = 1.0f / freqs.data<float>()[i];
+    return result;
+  }
+  const float step = std::log(rope.base) / static_cast<float>(half);
+  for (int i = 0; i < half; ++i) {
+    result[i] = std::exp(-static_cast<float>(i) * step);
+  }
+  return result;
+}
+
+struct RopeTable {
+  std::vector<float> cosines;  // [num_tokens, dimensions / 2]
+  std::vector<float> sines;
+  int half = 0;
+  bool interleaved = false;
+
+  RopeTable(const Rope& rope, int offset, int num_tokens)
+      : half(rope.dimensions / 2), interleaved(rope.traditional) {
+    const std::vector<float> frequencies = inverse_frequencies(rope);
+    const std::size_t size = static_cast<std::size_t>(half) * num_tokens;
+    cosines.resize(size);
+    sines.resize(size);
+    for (int t = 0; t < num_tokens; ++t) {
+      const float position = static_cast<float>(offset + t) * rope.scale;
+      for (int i = 0; i < half; ++i) {
+        const float angle = position * frequencies[i];
+        cosines[t * half + i] = std::cos(angle) * rope.input_scale;
+        sines[t * half + i] = std::sin(angle) * rope.input_scale;
+      }
+    }
+  }
+};
+
+// What a table depends on.
+struct RopeKey {
+  int dimensions;
+  bool traditional;
+  float base;
+  float scale;
+  float input_scale;
+  std::uintptr_t freqs;
+  int offset;
+  int num_tokens;
+  bool operator==(const RopeKey&) const = default;
+};
+
+// The layers of one step share a table: the last few made are kept.
+std::shared_ptr<const RopeTable> rope_table(const Rope& rope,
+                                            int offset,
+                                            int num_tokens) {
+  struct Entry {
+    RopeKey key;
+    std::optional<mx::array> freqs;  // kept, so that its id stays its own
+    std::shared_ptr<const RopeTable> table;
+  };
+  constexpr std::size_t kKept = 4;
+  thread_local std::deque<Entry> kept;
+  RopeKey key{rope.dimensions,
+              rope.traditional,
+              rope.base,
+              rope.scale,
+              rope.input_scale,
+              rope.freqs ? rope.freqs->id() : 0,
+              offset,
+              num_tokens};
+  for (const Entry& each : kept) {
+    if (each.key == key) return each.table;
+  }
+  if (kept.size() == kKept) kept.pop_front();
+  kept.push_back(
+      {key, rope.freqs, std::make_shared<RopeTable>(rope, offset, num_tokens)});
+  return kept.back().table;
+}
+
+// Tokens of x [B, L, H * Dh] -> y [B, H, L, Dh], rotated where there is a
+// table.
+void turn(const float* x,
+          int batch,
+          int tokens,
+          int num_heads,
+          int head_size,
+          const RopeTable* rope,
+          float* y) {
+  const std::size_t head_stride = static_cast<std::size_t>(tokens) * head_size;
+  auto one = [&](int i) {
+    const int token = i % tokens;
+    const float* from = x + static_cast<std::size_t>(i) * num_heads * head_size;
+    float* to = y + i / tokens * num_heads * head_stride +
+                static_cast<std::size_t>(token) * head_size;
+    for (int h = 0; h < num_heads; ++h) {
+      std::copy(from, from + head_size, to);
+      if (rope != nullptr) {
+        const std::size_t at = static_cast<std::size_t>(token) * rope->half;
+        isa_kernels().rotate(to,
+                             rope->cosines.data() + at,
+                             rope->sines.data() + at,
+                             rope->half,
+                             rope->interleaved);
+      }
+      from += head_size;
+      to += head_stride;
+    }
+  };
+  // Few tokens are done sooner than they are handed out.
+  constexpr int kManyTokens = 8;
+  if (batch * tokens < kManyTokens) {
+    for (int i = 0; i < batch * tokens; ++i) one(i);
+  } else {
+    parallel_for(batch * tokens, one);
+  }
+}
+
+struct NormedTag {};
+
+}  // namespace
+
+mx::array norm_rope(const mx::array& x,
+                    int num_heads,
+                    const Norm* norm,
+                    const Rope* rope,
+                    int offset) {
+  if (x.dtype() != mx::float32) {
+    return reference_table().norm_rope(x, num_heads, norm, rope, offset);
+  }
+  const int batch = x.shape(0);
+  const int tokens = x.shape(1);
+  const int width = x.shape(2);
+  const int head_size = width / num_heads;
+  std::vector<mx::array> inputs{x};
+  std::optional<BoundNorm> bound;
+  if (norm != nullptr) bound.emplace(*norm, inputs);
+  const bool over_all_heads =
+      norm != nullptr && norm->weight && norm->weight->shape(0) == width;
+  auto table = rope != nullptr ? rope_table(*rope, offset, tokens) : nullptr;
+  return host_op("cpu_norm_rope",
+                 {{{batch, num_heads, tokens, head_size}, mx::float32}},
+                 std::move(inputs),
+                 [=](auto in, auto out) {
+                   Rows rows(in[0]);
+                   const float* data = rows.data();
+                   if (bound) {
+                     const int size = over_all_heads ? width : head_size;
+                     float* normed = scratch<NormedTag>(in[0].size());
+                     bound->apply(in, data, in[0].size() / size, size, normed);
+                     data = normed;
+                   }
+                   turn(data,
+                        batch,
+                        tokens,
+                        num_heads,
+                        head_size,
+                        table.get(),
+                        out[0].template data<float>());
+                 })[0];
+}
+
+}  // namespace mlxlm::kernels::cpu

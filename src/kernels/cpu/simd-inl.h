@@ -1,0 +1,132 @@
+// Vectors of the instruction set that this file is compiled for. GCC's and
+// Clang's vector types carry the arithmetic; only the loads that convert
+// differ.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/isa.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mlxlm::kernels::cpu {
+namespace MLXLM_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+
+// Vectors that make up a panel's 16 rows.
+inline constexpr int kParts = kPanelRows / kLanes;
+
+typedef float Floats __attribute__((vector_size(4 * kLanes), may_alias));
+typedef std::uint32_t Words __attribute__((vector_size(4 * kLanes), may_alias));
+typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes), may_alias));
+typedef std::uint16_t Halves
+    __attribute__((vector_size(2 * kLanes), may_alias));
+
+static inline Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+static inline Words load_words(const void* p) {
+  Words v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+static inline void store(Floats v, float* p) { std::memcpy(p, &v, sizeof(v)); }
+
+static inline Floats splat(float x) { return Floats{} + x; }
+
+static inline Words bits_of(Floats v) { return (Words)v; }
+static inline Floats floats_of(Words v) { return (Floats)v; }
+
+static inline Floats load_bf16(const void* p) {
+  Halves v;
+  std::memcpy(&v, p, sizeof(v));
+  return floats_of(__builtin_convertvector(v, Words) << 16);
+}
+
+static inline Floats load_f16(const void* p) {
+#if defined(__AVX512F__)
+  __m256i v;
+  std::memcpy(&v, p, sizeof(v));
+  return (Floats)_mm512_cvtph_ps(v);
+#elif defined(__F16C__)
+  __m128i v;
+  std::memcpy(&v, p, sizeof(v));
+  return (Floats)_mm256_cvtph_ps(v);
+#else
+  // Through the exponent: a half's bits in a float's place, times 2^112; this
+  // is exact for subnormals too, and infinities are set apart.
+  Halves v;
+  std::memcpy(&v, p, sizeof(v));
+  Words h = __builtin_convertvector(v, Words);
+  Words magnitude = (h & 0x7fffu) << 13;
+  Floats f = floats_of(magnitude) * 0x1p112f;
+  Words special = (Words)(magnitude >= (0x7c00u << 13));
+  return floats_of(bits_of(f) | (special & 0x7f800000u) |
+                   ((h & 0x8000u) << 16));
+#endif
+}
+
+static inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+
+static inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+
+static inline float sum_of(Floats v) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) {
+      lanes[i] += lanes[i + width];
+    }
+  }
+  return lanes[0];
+}
+
+static inline float largest_of(Floats v) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &v, sizeof(v));
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; ++i) {
+    largest = lanes[i] > largest ? lanes[i] : largest;
+  }
+  return largest;
+}
+
+// exp(x), to about one unit in the last place; 0 below -103 or so.
+static inline Floats exponential(Floats x) {
+  x = minimum(maximum(x, splat(-104.0f)), splat(88.7f));
+  const Floats rounding = splat(12582912.0f);  // 1.5 * 2^23
+  Floats n = (x * 1.44269504088896341f + rounding) - rounding;
+  Floats r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Floats p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // 2^n in two factors, so that results below 2^-126 stay right.
+  Ints whole = __builtin_convertvector(n, Ints);
+  Ints half = whole >> 1;
+  Floats first = (Floats)((half + 127) << 23);
+  Floats second = (Floats)((whole - half + 127) << 23);
+  return p * first * second;
+}
+
+}  // namespace MLXLM_ISA
+}  // namespace mlxlm::kernels::cpu

@@ -1,0 +1,32 @@
+// An MLX graph node that runs a C++ function on the CPU. The only folder that
+// uses MLX headers beside mlx/*.h, which change between versions of MLX.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include <mlx/array.h>
+
+namespace mlxlm::kernels {
+
+namespace mx = mlx::core;
+
+struct HostOutput {
+  mx::Shape shape;
+  mx::Dtype dtype;
+};
+
+// Called on MLX's stream thread when the inputs have values; fills the
+// outputs, which are row-contiguous. Must not throw.
+using HostFunction = std::function<void(std::span<const mx::array> inputs,
+                                        std::span<mx::array> outputs)>;
+
+// Lazy: `function` runs when an output is evaluated. `name` is for printing and
+// must outlive the arrays.
+std::vector<mx::array> host_op(const char* name,
+                               std::vector<HostOutput> outputs,
+                               std::vector<mx::array> inputs,
+                               HostFunction function);
+
+}  // namespace mlxlm::kernels
