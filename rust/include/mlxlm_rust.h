@@ -85,7 +85,8 @@ int32_t mlxlm_rust_tokenizer_is_bpe(const mlxlm_rust_tokenizer* tokenizer);
 size_t mlxlm_rust_tokenizer_size(const mlxlm_rust_tokenizer* tokenizer);
 
 /* `tokens_json`: array of {"content", "single_word", "lstrip", "rstrip",
- * "normalized", "special"}, of which only the first is needed. */
+ * "normalized", "special"}, of which only the first is needed; one with
+ * "only_new": true is left out if a token of that content was added before. */
 char* mlxlm_rust_tokenizer_add_tokens(mlxlm_rust_tokenizer* tokenizer,
                                       mlxlm_rust_view tokens_json);
 

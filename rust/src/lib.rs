@@ -2,6 +2,7 @@
 //! `include/mlxlm_rust.h`.
 
 pub mod ffi;
+pub mod template;
 pub mod tokenizer;
 pub mod vocabulary;
 

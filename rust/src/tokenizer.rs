@@ -47,7 +47,17 @@ fn added_token(token: &Value) -> Result<AddedToken, String> {
 
 fn add_tokens(handle: &mut Handle, json: &[u8]) -> Result<(), String> {
     let tokens: Vec<Value> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let tokens: Vec<AddedToken> = tokens.iter().map(added_token).collect::<Result<_, _>>()?;
+    let present = handle.tokenizer.get_added_vocabulary().get_vocab();
+    let wanted = |token: &&Value| {
+        let only_new = token.get("only_new").and_then(Value::as_bool) == Some(true);
+        let content = token.get("content").and_then(Value::as_str);
+        !(only_new && content.is_some_and(|content| present.contains_key(content)))
+    };
+    let tokens: Vec<AddedToken> = tokens
+        .iter()
+        .filter(wanted)
+        .map(added_token)
+        .collect::<Result<_, _>>()?;
     handle
         .tokenizer
         .add_tokens(tokens)

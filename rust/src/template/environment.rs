@@ -1,0 +1,85 @@
+//! minijinja set up like transformers' Jinja environment.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
+
+use super::{filters, format, json, methods, python, tests};
+
+const MAX_DEPTH: usize = 150;
+/// Jinja2's sandbox allows no longer ones.
+const MAX_RANGE: i64 = 100_000;
+
+pub fn create() -> Environment<'static> {
+    let mut environment = Environment::new();
+    if let Ok(syntax) = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+    {
+        environment.set_syntax(syntax);
+    }
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_recursion_limit(MAX_DEPTH);
+    environment.set_formatter(print);
+    environment.set_unknown_method_callback(methods::call);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("range", range);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_filter(format::FILTER, format::percent);
+    filters::add_to(&mut environment);
+    tests::add_to(&mut environment);
+    environment
+}
+
+/// `{{ value }}` prints as Python's `str` would.
+fn print(output: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) => output.write_str(text).map_err(Error::from),
+        None if value.is_undefined() => Ok(()),
+        None => output.write_str(&python::str(value)?).map_err(Error::from),
+    }
+}
+
+const RAISED: &str = "raise_exception: ";
+
+fn raise_exception(message: Value) -> Result<Value, Error> {
+    let text = format!("{RAISED}{}", python::str(&message)?);
+    Err(Error::new(ErrorKind::InvalidOperation, text))
+}
+
+/// The message of `raise_exception`, if the error comes from it.
+pub fn raised(error: &Error) -> Option<&str> {
+    error.detail()?.strip_prefix(RAISED)
+}
+
+fn range(arguments: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    kwargs.assert_all_used()?;
+    let whole = |value: &Value| {
+        value
+            .as_i64()
+            .filter(|_| value.kind() != ValueKind::String)
+            .ok_or_else(|| python::error("range() takes whole numbers"))
+    };
+    let (start, stop, step) = match arguments.0.as_slice() {
+        [stop] => (0, whole(stop)?, 1),
+        [start, stop] => (whole(start)?, whole(stop)?, 1),
+        [start, stop, step] => (whole(start)?, whole(stop)?, whole(step)?),
+        _ => return Err(python::error("range() takes one to three numbers")),
+    };
+    if step == 0 {
+        return Err(python::error("range() with step 0"));
+    }
+    let span = if step > 0 {
+        i128::from(stop) - i128::from(start)
+    } else {
+        i128::from(start) - i128::from(stop)
+    };
+    let width = i128::from(step).abs();
+    let count = ((span + width - 1) / width).max(0);
+    if count > i128::from(MAX_RANGE) {
+        return Err(python::error("range() of more than 100000 numbers"));
+    }
+    let item = |index: i128| Value::from((i128::from(start) + index * i128::from(step)) as i64);
+    Ok((0..count).map(item).collect())
+}
