@@ -69,10 +69,7 @@ void merge_special_tokens_map(json& config, const fs::path& folder) {
   if (config.contains("added_tokens_decoder")) {
     return;
   }
-  for (auto& [key, value] :
-       read_object(folder / "special_tokens_map.json").items()) {
-    config[key] = value;
-  }
+  config.update(read_object(folder / "special_tokens_map.json"));
 }
 
 // Tokens of tokenizer_config.json that tokenizer.json lacks or flags otherwise,
