@@ -9,6 +9,7 @@ mod cache;
 mod client;
 mod failure;
 mod ffi;
+mod refusal;
 mod transfer;
 mod transport;
 mod watch;

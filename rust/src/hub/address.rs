@@ -36,6 +36,7 @@ pub fn is_private(uri: &Uri) -> bool {
 pub fn redirect(from: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |authority| authority.as_str());
+    let host = from.host().unwrap_or("");
     let target = if location.starts_with("//") {
         format!("{scheme}:{location}")
     } else if location.starts_with('/') {
@@ -44,10 +45,10 @@ pub fn redirect(from: &Uri, location: &str) -> Result<Uri, Failure> {
         location.to_owned()
     };
     let target = parse(&target)
-        .ok_or_else(|| Failure::Network(format!("{from} redirects to an address that is none")))?;
+        .ok_or_else(|| Failure::Network(format!("{host} redirects to an address that is none")))?;
     if is_private(from) && !is_private(&target) {
         return Err(Failure::Network(format!(
-            "{from} redirects to an unencrypted address of {}: refused",
+            "{host} redirects to an unencrypted address of {}: refused",
             target.host().unwrap_or("")
         )));
     }

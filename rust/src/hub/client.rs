@@ -2,22 +2,20 @@
 //! to try again.
 
 use std::cell::Cell;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     ConnectProxyConnector, Connector, RustlsConnector, TcpConnector,
 };
-use ureq::{Agent, Body, Error, Proxy, ProxyProtocol, Timeout};
+use ureq::{Agent, Body, Proxy, ProxyProtocol};
 
 use super::address;
 use super::failure::{Failure, Transient};
-use super::transport::PatientConnector;
+use super::transport::{NameResolver, PatientConnector};
 use super::watch::Watch;
 
 const MAX_REDIRECTS: usize = 8;
@@ -261,21 +259,24 @@ impl Client {
         Ok(response)
     }
 
-    /// The way to an address: through the environment's proxy, unless NO_PROXY
-    /// has it or it is this machine.
+    /// The environment's proxy, unless NO_PROXY has the address or it is this
+    /// machine.
+    pub fn proxy_for(&self, uri: &Uri) -> Option<&Proxy> {
+        let proxy = self.proxy.as_ref()?;
+        (!address::is_loopback(uri) && !proxy.is_no_proxy(uri)).then_some(proxy)
+    }
+
     fn agent_for(&self, uri: &Uri) -> Result<&Agent, Failure> {
-        match &self.proxy {
-            Some(proxy) if !address::is_loopback(uri) && !proxy.is_no_proxy(uri) => {
-                self.proxied.as_ref().ok_or_else(|| {
-                    Failure::Argument(
-                        "the environment names a SOCKS proxy, but only http and https proxies \
-                         are supported: set HTTPS_PROXY, or NO_PROXY for this host"
-                            .to_owned(),
-                    )
-                })
-            }
-            _ => Ok(&self.direct),
+        if self.proxy_for(uri).is_none() {
+            return Ok(&self.direct);
         }
+        self.proxied.as_ref().ok_or_else(|| {
+            Failure::Argument(
+                "the environment names a SOCKS proxy, but only http and https proxies are \
+                 supported: set HTTPS_PROXY, or NO_PROXY for this host"
+                    .to_owned(),
+            )
+        })
     }
 
     /// Whether the address is the hub's own, not that of a storage behind it.
@@ -285,123 +286,6 @@ impl Client {
 
     fn may_see_token(&self, uri: &Uri) -> bool {
         self.is_hub(uri) && address::is_private(uri)
-    }
-
-    pub fn transport_failure(&self, uri: &Uri, error: Error) -> Failure {
-        if self.watch.check().is_err() {
-            return Failure::Cancelled;
-        }
-        let host = uri.authority().map_or("", |authority| authority.as_str());
-        match error {
-            Error::HostNotFound => Failure::unreachable(format!(
-                "cannot reach {host}: no such host (is there a network, or does HF_ENDPOINT \
-                 or a proxy setting name a wrong one?)"
-            )),
-            Error::Timeout(Timeout::Connect | Timeout::Resolve) => Failure::unreachable(format!(
-                "cannot reach {host}: no answer within {} s",
-                self.settings.connect_timeout.as_secs_f64()
-            )),
-            Error::Timeout(_) => Failure::transient(format!(
-                "{host} is too slow: nothing came for {} s (HF_HUB_DOWNLOAD_TIMEOUT sets the \
-                 limit)",
-                self.settings.stall_timeout.as_secs_f64()
-            )),
-            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Failure::unreachable(format!("cannot reach {host}: connection refused"))
-            }
-            Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                untrusted(host, &error.to_string())
-            }
-            Error::Rustls(error) => untrusted(host, &error.to_string()),
-            Error::Io(error) => {
-                Failure::transient(format!("the connection to {host} broke: {error}"))
-            }
-            Error::Protocol(error) => {
-                Failure::transient(format!("{host} answers with broken HTTP: {error}"))
-            }
-            Error::BodyExceedsLimit(limit) => {
-                Failure::Network(format!("the answer of {host} is longer than {limit} bytes"))
-            }
-            Error::ConnectProxyFailed(why) => {
-                Failure::Network(format!("the proxy refuses the way to {host}: {why}"))
-            }
-            other => Failure::Network(format!("the request to {host} failed: {other}")),
-        }
-    }
-
-    /// Turns a status that isn't success into what to do about it. `file`:
-    /// the file asked for, none for the list of files.
-    pub fn check_status(
-        &self,
-        response: &Response<Body>,
-        file: Option<&str>,
-    ) -> Result<(), Failure> {
-        let status = response.status().as_u16();
-        if (200..300).contains(&status) {
-            return Ok(());
-        }
-        let Settings {
-            endpoint,
-            repository,
-            revision,
-            token,
-            ..
-        } = &self.settings;
-        let headers = response.headers();
-        let code = text_of(headers, "x-error-code").unwrap_or_default();
-        let said = text_of(headers, "x-error-message").map_or(String::new(), |text| {
-            format!(": {}", text.chars().take(200).collect::<String>())
-        });
-        let gated = code == "GatedRepo";
-        Err(match status {
-            401 | 403 if gated => Failure::Network(format!(
-                "{repository} is a gated model: ask for access at {endpoint}/{repository}, then \
-                 set HF_TOKEN to a token of that account ({endpoint}/settings/tokens)"
-            )),
-            401 if token.is_some() => Failure::Network(format!(
-                "the hub rejects the token of HF_TOKEN or the token file (401{said}): make a new \
-                 one at {endpoint}/settings/tokens, or remove it for public models"
-            )),
-            401 => Failure::NotFound(format!(
-                "the hub has no public model {repository} (401): check the name; for a private or \
-                 gated model set HF_TOKEN to a token from {endpoint}/settings/tokens"
-            )),
-            403 => Failure::Network(format!(
-                "the hub denies access to {repository} (403{said}): HF_TOKEN must belong to an \
-                 account that may read it"
-            )),
-            404 if code == "RevisionNotFound" => Failure::Network(format!(
-                "{repository} has no revision '{revision}': see its branches and tags at \
-                 {endpoint}/{repository}/tree/main"
-            )),
-            404 => match file {
-                Some(file) => Failure::Network(format!(
-                    "the hub lists {file} of {repository}, but doesn't have it (404)"
-                )),
-                None if revision == "main" || code == "RepoNotFound" => {
-                    Failure::NotFound(format!("the hub has no model {repository} (404): check the name"))
-                }
-                None => Failure::NotFound(format!(
-                    "the hub has no model {repository} with a revision '{revision}' (404): check both"
-                )),
-            },
-            429 => Failure::Transient(Transient {
-                what: "the hub limits the number of requests (429)".to_owned(),
-                wait: number_of(headers, "retry-after").map(Duration::from_secs),
-                unreachable: false,
-                corrupt: false,
-            }),
-            408 | 500..=599 => Failure::Transient(Transient {
-                what: format!("the hub has a fault of its own ({status}{said})"),
-                wait: number_of(headers, "retry-after").map(Duration::from_secs),
-                unreachable: false,
-                corrupt: false,
-            }),
-            _ => Failure::Network(format!(
-                "the hub answers with status {status}{said} when asked for {}",
-                file.unwrap_or("the list of files")
-            )),
-        })
     }
 }
 
@@ -429,14 +313,7 @@ fn agent(settings: &Settings, watch: &Arc<Watch>, proxy: Option<Proxy>) -> Agent
             stall: settings.stall_timeout,
         })
         .chain(RustlsConnector::default());
-    Agent::with_parts(config, connector, DefaultResolver::default())
-}
-
-fn untrusted(host: &str, why: &str) -> Failure {
-    Failure::Network(format!(
-        "the connection to {host} is not trusted: {why} (are the system's certificates \
-         installed, e.g. the package ca-certificates? SSL_CERT_FILE names others)"
-    ))
+    Agent::with_parts(config, connector, NameResolver::default())
 }
 
 fn too_many_redirects(uri: &Uri) -> Failure {

@@ -1,11 +1,15 @@
 //! A connection that waits in short steps: it ends when nothing arrives for
 //! too long or the caller wants to stop, however long the transfer may take.
+//! And a search for hosts that tells a wrong name from a broken connection.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 use ureq::Error;
@@ -86,6 +90,25 @@ impl<In: Transport> Transport for PatientTransport<In> {
 impl fmt::Debug for PatientConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PatientConnector")
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct NameResolver(DefaultResolver);
+
+impl Resolver for NameResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        self.0
+            .resolve(uri, config, timeout)
+            .map_err(|error| match error {
+                Error::Io(_) => Error::HostNotFound,
+                other => other,
+            })
     }
 }
 
