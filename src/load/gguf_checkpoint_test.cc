@@ -1,8 +1,9 @@
 #include "load/gguf_checkpoint.h"
 
+#include <fstream>
 #include <functional>
 #include <map>
-#include <numeric>
+#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -465,6 +466,44 @@ TEST(GgufCheckpoint, PerLayerValuesMustAgree) {
   auto error = error_of(with_heads({1, 2}));
   EXPECT_EQ(error.kind(), ErrorKind::unsupported);
   EXPECT_THAT(error.what(), HasSubstr("differs from layer to layer"));
+}
+
+// Whatever bytes change, loading gives a checkpoint or an Error.
+TEST(GgufCheckpoint, DamagedFilesAreLoadedOrRefused) {
+  auto writer = metadata("gemma2");
+  writer.add("gemma2.attention.key_length", 4u)
+      .add("gemma2.attention.sliding_window", 16u)
+      .add("gemma2.rope.scaling.type", "yarn")
+      .add("gemma2.rope.scaling.factor", 2.0f)
+      .add("gemma2.rope.scaling.original_context_length", 32u);
+  add_all(writer,
+          {kOuter,
+           kAttention,
+           kMlp,
+           {{"blk.0.post_attention_norm.weight", {8}},
+            {"blk.0.post_ffw_norm.weight", {8}}}});
+  std::string block(34, '\x11');
+  writer.add_tensor("output.weight", {1, 32}, kQ80, block);
+  const std::string original = writer.bytes();
+  TemporaryFolder folder;
+  std::mt19937 random(5);
+  constexpr unsigned char kValues[] = {0, 1, 0x7f, 0x80, 0xff, 8, 46};
+  int loaded = 0;
+  for (int round = 0; round < 400; ++round) {
+    std::string bytes = original;
+    for (std::size_t i = 0, count = 1 + random() % 3; i < count; ++i) {
+      bytes[random() % bytes.size()] =
+          static_cast<char>(kValues[random() % std::size(kValues)]);
+    }
+    std::ofstream(folder / "model.gguf", std::ios::binary) << bytes;
+    try {
+      load_gguf_checkpoint(folder / "model.gguf");
+      ++loaded;
+    } catch (const Error& error) {
+      ASSERT_NE(error.kind(), ErrorKind::internal) << error.what();
+    }
+  }
+  EXPECT_GT(loaded, 0);
 }
 
 // Two parts: the outer tensors in the first, the layer in the second.

@@ -79,22 +79,26 @@ class ConfigBuilder {
     return tensor->shape[tensor->shape.size() - 1 - from_last];
   }
 
-  std::int64_t head_size() const {
-    if (auto size = integer("attention.key_length")) {
-      return *size;
-    }
+  std::int64_t num_heads() const {
     auto heads = required_integer("attention.head_count");
     if (heads <= 0) {
       throw parts_.first().error(quoted_name(key("attention.head_count")) +
                                  " is " + std::to_string(heads));
     }
-    return required_integer("embedding_length") / heads;
+    return heads;
+  }
+
+  std::int64_t head_size() const {
+    if (auto size = integer("attention.key_length")) {
+      return *size;
+    }
+    return required_integer("embedding_length") / num_heads();
   }
 
   void add_sizes() {
     config_["hidden_size"] = required_integer("embedding_length");
     config_["num_hidden_layers"] = required_integer("block_count");
-    auto heads = required_integer("attention.head_count");
+    auto heads = num_heads();
     config_["num_attention_heads"] = heads;
     config_["num_key_value_heads"] =
         integer("attention.head_count_kv").value_or(heads);
@@ -285,8 +289,7 @@ class ConfigBuilder {
       config_["query_pre_attn_scalar"] = 1 / (*scale * *scale);
     } else if (required_integer("block_count") == layers_of_27b) {
       config_["query_pre_attn_scalar"] =
-          required_integer("embedding_length") /
-          required_integer("attention.head_count");
+          required_integer("embedding_length") / num_heads();
     } else {
       config_["query_pre_attn_scalar"] = head_size();
     }
