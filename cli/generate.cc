@@ -1,0 +1,294 @@
+// mlx-lm generate: main() of mlx_lm/generate.py.
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mlx/mlx.h>
+
+#include <mlxlm/error.h>
+#include <mlxlm/generate.h>
+
+#include "cli/arguments.h"
+#include "cli/cache_options.h"
+#include "cli/command.h"
+#include "cli/console.h"
+#include "cli/generation_output.h"
+#include "cli/interrupt.h"
+#include "cli/model_options.h"
+#include "cli/prompt_options.h"
+#include "cli/sampling_options.h"
+
+namespace mlxlm::cli {
+namespace {
+
+constexpr char kExamples[] = R"(Examples:
+  mlx-lm generate --prompt "Why is the sky blue?" --max-tokens 300
+  mlx-lm generate --prompt - --temp 0.7 --seed 1 < question.txt
+  mlx-lm generate --tokens 1,2,3 --temp 0 --json --top-logprobs 5
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 output closed.)";
+
+// Throws if no token has a probability: a sampler's pick means nothing then.
+void check_probabilities(const GenerationResponse& part) {
+  if (!part.logprobs || part.token < 0) {
+    return;
+  }
+  mx::array logprob = mx::slice(*part.logprobs, {part.token}, {part.token + 1});
+  if (std::isnan(mx::astype(logprob, mx::float32).item<float>())) {
+    throw Error(ErrorKind::argument,
+                "no token is possible: the model's logits aren't numbers, or "
+                "--logit-bias excludes all of them");
+  }
+}
+
+class Generate {
+ public:
+  void add_to(CLI::App& command);
+  void run();
+
+ private:
+  void check() const;
+  LoadedModel load();
+  void load_draft(GenerateOptions& options, const LoadedModel& main) const;
+  GenerateOptions options_for(const LoadedModel& loaded) const;
+  OutputOptions output_options() const;
+
+  ModelOptions model_;
+  PromptOptions prompt_;
+  SamplingOptions sampling_;
+  CacheOptions cache_;
+  std::vector<std::string> images_;
+  int max_tokens_ = 100;
+  std::vector<std::string> stops_;
+  bool ignore_eos_ = false;
+  std::optional<double> deadline_seconds_;
+  std::string draft_model_;
+  int num_draft_tokens_ = 3;
+  std::string verbose_ = "True";
+  bool json_ = false;
+  bool no_stream_ = false;
+  std::optional<int> top_logprobs_;
+};
+
+void Generate::add_to(CLI::App& command) {
+  model_.add_to(command);
+  prompt_.add_to(command);
+  add_list(command,
+           "--image",
+           images_,
+           "Not implemented yet: no model here takes images")
+      ->type_name("FILE")
+      ->group("Prompt");
+
+  constexpr char kLength[] = "Length";
+  command
+      .add_option(
+          "-m,--max-tokens", max_tokens_, "Tokens at most; -1: no limit")
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(kLength);
+  add_list(command, "--stop", stops_, "End before this text; repeatable")
+      ->group(kLength);
+  command
+      .add_flag("--ignore-eos", ignore_eos_, "Go on after end-of-text tokens")
+      ->group(kLength);
+  command
+      .add_option(
+          "--deadline", deadline_seconds_, "Stop after this many seconds")
+      ->type_name("SECONDS")
+      ->group(kLength);
+
+  sampling_.add_to(command);
+  cache_.add_to(command);
+
+  constexpr char kSpeculation[] = "Speculative decoding";
+  command
+      .add_option("--draft-model",
+                  draft_model_,
+                  "Smaller model with the same tokenizer that\n"
+                  "proposes tokens")
+      ->type_name("MODEL")
+      ->group(kSpeculation);
+  command
+      .add_option(
+          "--num-draft-tokens", num_draft_tokens_, "Tokens proposed at a time")
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(kSpeculation);
+
+  constexpr char kOutput[] = "Output";
+  command
+      .add_option("--verbose",
+                  verbose_,
+                  "False or F prints the text without a frame\n"
+                  "and statistics")
+      ->capture_default_str()
+      ->type_name("BOOL")
+      ->group(kOutput);
+  command.add_flag("--no-stream", no_stream_, "Print the text at its end")
+      ->group(kOutput);
+  command
+      .add_flag("--json",
+                json_,
+                "Print one object: text, tokens, finish_reason,\n"
+                "stats, and logprobs if asked for")
+      ->group(kOutput);
+  command
+      .add_option("--top-logprobs",
+                  top_logprobs_,
+                  "With --json: log-probabilities of each token\n"
+                  "and of the N best at its place")
+      ->type_name("N")
+      ->group(kOutput);
+  command.footer(kExamples);
+}
+
+void Generate::check() const {
+  if (!images_.empty()) {
+    throw Error(ErrorKind::unsupported,
+                "--image isn't implemented yet: no model here takes images");
+  }
+  if (max_tokens_ == 0 || max_tokens_ < -1) {
+    throw Error(ErrorKind::argument,
+                "--max-tokens must be at least 1, or -1 for no limit, but is " +
+                    std::to_string(max_tokens_));
+  }
+  if (top_logprobs_ && !json_) {
+    throw UsageError("--top-logprobs needs --json");
+  }
+  if (top_logprobs_ && *top_logprobs_ < 0) {
+    throw Error(ErrorKind::argument,
+                "--top-logprobs must be at least 0, but is " +
+                    std::to_string(*top_logprobs_));
+  }
+  // A year is as good as no deadline, and fits the clock.
+  if (deadline_seconds_ &&
+      !(*deadline_seconds_ > 0 && *deadline_seconds_ < 3.2e7)) {
+    throw Error(ErrorKind::argument,
+                "--deadline must be a positive number of seconds");
+  }
+  for (const std::string& stop : stops_) {
+    if (stop.empty()) {
+      throw Error(ErrorKind::argument, "--stop is empty");
+    }
+  }
+  prompt_.check();
+  // Faults of the options come before the time it takes to load a model.
+  sampling_.sampler(nullptr);
+  sampling_.processors();
+  GenerateOptions ignored;
+  cache_.apply_to(ignored);
+}
+
+LoadedModel Generate::load() {
+  return prompt_.is_tokens() ? model_.load_tokenizer_optional() : model_.load();
+}
+
+void Generate::load_draft(GenerateOptions& options,
+                          const LoadedModel& main) const {
+  if (draft_model_.empty()) {
+    return;
+  }
+  LoadOptions load_options;
+  load_options.progress = progress_on_terminal();
+  options.draft_model = load_model(draft_model_, load_options);
+  clear_progress();
+  options.num_draft_tokens = num_draft_tokens_;
+  int main_size = main.model->vocabulary_size();
+  int draft_size = options.draft_model->vocabulary_size();
+  if (main.tokenizer != nullptr) {
+    main_size = main.tokenizer->vocabulary_size();
+    draft_size = load_tokenizer(draft_model_)->vocabulary_size();
+  }
+  if (main_size != draft_size) {
+    throw Error(ErrorKind::argument,
+                "--draft-model has a vocabulary of " +
+                    std::to_string(draft_size) + " tokens, the model one of " +
+                    std::to_string(main_size) + ": they must be the same");
+  }
+}
+
+GenerateOptions Generate::options_for(const LoadedModel& loaded) const {
+  GenerateOptions options;
+  options.max_tokens = max_tokens_;
+  options.sampler = sampling_.sampler(loaded.tokenizer.get());
+  options.logits_processors = sampling_.processors();
+  cache_.apply_to(options);
+  for (const std::string& stop : stops_) {
+    options.stop_texts.push_back(unescaped(stop));
+  }
+  options.ignore_eos = ignore_eos_;
+  options.prompt_progress = [](int done, int total) {
+    show_progress({.what = "reading the prompt",
+                   .done = static_cast<std::uint64_t>(done),
+                   .total = static_cast<std::uint64_t>(total)});
+  };
+  if (deadline_seconds_) {
+    options.deadline =
+        std::chrono::steady_clock::now() +
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+            std::chrono::duration<double>(*deadline_seconds_));
+  }
+  load_draft(options, loaded);
+  return options;
+}
+
+OutputOptions Generate::output_options() const {
+  std::string verbose = CLI::detail::to_lower(verbose_);
+  return {.verbose = verbose != "false" && verbose != "f",
+          .stream = !no_stream_,
+          .json = json_,
+          .top_logprobs = top_logprobs_.value_or(-1)};
+}
+
+void Generate::run() {
+  sampling_.apply_seed();
+  check();
+  std::optional<SavedCache> saved = cache_.load_saved(model_.model);
+  if (saved) {
+    model_.model = saved->model;
+  }
+  LoadedModel loaded = load();
+  if (saved && !saved->eos_token.empty() && loaded.tokenizer != nullptr) {
+    loaded.tokenizer->add_eos_token(saved->eos_token);
+  }
+  std::vector<int> prompt =
+      prompt_.encode(loaded.tokenizer.get(), saved.has_value());
+  GenerateOptions options = options_for(loaded);
+  if (saved) {
+    options.prompt_cache = &saved->cache;
+  }
+
+  CancelOnInterrupt cancel(options.cancel);
+  auto output = make_generation_output(output_options(), loaded.tokenizer);
+  GenerationStream stream =
+      stream_generate(loaded.model, loaded.tokenizer, prompt, options);
+  // The first part is computed before anything is printed, so that a failure
+  // leaves standard output empty.
+  std::optional<GenerationResponse> part = stream.next();
+  if (part) {
+    check_probabilities(*part);
+  }
+  output->begin();
+  for (; part && !interrupted(); part = stream.next()) {
+    output->add(*part);
+  }
+  if (interrupted()) {
+    throw Interrupted();
+  }
+  output->end();
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& command) {
+  auto generate = std::make_shared<Generate>();
+  generate->add_to(command);
+  return [generate] { generate->run(); };
+}
+
+}  // namespace mlxlm::cli

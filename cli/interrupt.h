@@ -1,0 +1,32 @@
+// Ctrl-C. Generation ends after the step it is in; everything else, and
+// generation that takes longer than a second to notice, at once.
+#pragma once
+
+#include <mlxlm/generate.h>
+
+namespace mlxlm::cli {
+
+// Ctrl-C ended the work: exit code 130, no message.
+class Interrupted {};
+
+// Takes over SIGINT, and ignores SIGPIPE so that a closed pipe is an error of
+// the write.
+void install_signal_handlers();
+
+// Whether Ctrl-C was pressed.
+bool interrupted();
+
+// While it lives, the first Ctrl-C cancels the token's generation; the second
+// ends the program.
+class CancelOnInterrupt {
+ public:
+  explicit CancelOnInterrupt(CancelToken token);
+  ~CancelOnInterrupt();
+  CancelOnInterrupt(const CancelOnInterrupt&) = delete;
+  CancelOnInterrupt& operator=(const CancelOnInterrupt&) = delete;
+
+ private:
+  CancelToken token_;
+};
+
+}  // namespace mlxlm::cli

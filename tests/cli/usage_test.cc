@@ -1,0 +1,187 @@
+// The command line itself: no model is needed.
+#include "tests/cli/cli_fixture.h"
+
+namespace mlxlm {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+using CliUsage = CliTest;
+
+constexpr int kUsage = 2;
+
+TEST_F(CliUsage, HelpListsTheCommands) {
+  ProcessResult result = run({"--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.errors, "");
+  for (const char* word :
+       {"generate", "score", "benchmark", "info", "Examples:", "--version"}) {
+    EXPECT_THAT(result.output, HasSubstr(word));
+  }
+}
+
+TEST_F(CliUsage, HelpOfGenerateListsTheReferencesOptions) {
+  ProcessResult result = run({"generate", "--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  for (const char* option : {"--model",
+                             "--trust-remote-code",
+                             "--adapter-path",
+                             "--extra-eos-token",
+                             "--system-prompt",
+                             "--prompt",
+                             "-p",
+                             "--image",
+                             "--prefill-response",
+                             "--max-tokens",
+                             "-m",
+                             "--temp",
+                             "--top-p",
+                             "--min-p",
+                             "--top-k",
+                             "--xtc-probability",
+                             "--xtc-threshold",
+                             "--min-tokens-to-keep",
+                             "--seed",
+                             "--ignore-chat-template",
+                             "--use-default-chat-template",
+                             "--chat-template-config",
+                             "--verbose",
+                             "--max-kv-size",
+                             "--prefill-step-size",
+                             "--prompt-cache-file",
+                             "--quantize-activations",
+                             "-qa",
+                             "--kv-bits",
+                             "--kv-group-size",
+                             "--quantized-kv-start",
+                             "--draft-model",
+                             "--num-draft-tokens"}) {
+    EXPECT_THAT(result.output, HasSubstr(option));
+  }
+}
+
+TEST_F(CliUsage, EveryCommandHasHelp) {
+  for (const char* verb : {"generate", "score", "benchmark", "info"}) {
+    ProcessResult result = run({verb, "-h"});
+    EXPECT_EQ(result.exit_code, 0) << verb;
+    EXPECT_THAT(result.output, HasSubstr("Examples:")) << verb;
+  }
+}
+
+TEST_F(CliUsage, VersionNamesBothParts) {
+  ProcessResult result = run({"--version"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.output, AllOf(StartsWith("mlx-lm "), HasSubstr("MLX ")));
+}
+
+TEST_F(CliUsage, NoCommand) {
+  EXPECT_THAT(run({}), FailsWith(HasSubstr("a command is missing"), kUsage));
+}
+
+TEST_F(CliUsage, UnknownCommand) {
+  EXPECT_THAT(run({"genrate", "--prompt", "x"}),
+              FailsWith(HasSubstr("did you mean generate?"), kUsage));
+}
+
+TEST_F(CliUsage, UnknownOptionNamesTheNearest) {
+  EXPECT_THAT(run({"generate", "--tmep", "1"}),
+              FailsWith(HasSubstr("unknown option --tmep; did you mean "
+                                  "--temp?"),
+                        kUsage));
+  EXPECT_THAT(run({"generate", "--max-token=5"}),
+              FailsWith(HasSubstr("did you mean --max-tokens?"), kUsage));
+  EXPECT_THAT(run({"score", "--txt", "x"}),
+              FailsWith(HasSubstr("did you mean --text?"), kUsage));
+}
+
+TEST_F(CliUsage, TextWithoutAnOption) {
+  EXPECT_THAT(run({"generate", "Why?"}),
+              FailsWith(AllOf(HasSubstr("unexpected argument \"Why?\""),
+                              HasSubstr("--prompt")),
+                        kUsage));
+}
+
+TEST_F(CliUsage, MissingValue) {
+  EXPECT_THAT(run({"generate", "--temp"}),
+              FailsWith(HasSubstr("--temp needs a value"), kUsage));
+}
+
+TEST_F(CliUsage, NotANumber) {
+  EXPECT_THAT(
+      run({"generate", "--temp", "warm"}),
+      FailsWith(HasSubstr("--temp can't be \"warm\": it takes a number"),
+                kUsage));
+  EXPECT_THAT(run({"generate", "--max-tokens", "99999999999"}),
+              FailsWith(HasSubstr("--max-tokens"), kUsage));
+  EXPECT_THAT(run({"generate", "--seed", "-1"}),
+              FailsWith(HasSubstr("--seed"), kUsage));
+}
+
+TEST_F(CliUsage, SamplingOutOfRangeIsToldBeforeAnyModelIsLoaded) {
+  EXPECT_THAT(run({"generate", "--model", "/none", "--temp", "-1"}),
+              FailsWith(HasSubstr("--temp must be a finite number of at least "
+                                  "0, but is -1")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--top-p", "2"}),
+              FailsWith(HasSubstr("--top-p must be in [0, 1], but is 2")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--temp", "nan"}),
+              FailsWith(HasSubstr("--temp must be")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--min-p", "-0.5"}),
+              FailsWith(HasSubstr("--min-p must be in [0, 1], but is -0.5")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--top-k", "-3"}),
+              FailsWith(HasSubstr("--top-k must be")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--xtc-threshold", "0.7"}),
+              FailsWith(HasSubstr("--xtc-threshold must be in [0, 0.5], but is "
+                                  "0.7")));
+  EXPECT_THAT(
+      run({"generate", "--model", "/none", "--repetition-penalty", "-1"}),
+      FailsWith(HasSubstr("--repetition-penalty must be")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--max-tokens", "0"}),
+              FailsWith(HasSubstr("--max-tokens must be at least 1, or -1 for "
+                                  "no limit, but is 0")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--max-kv-size", "-5"}),
+              FailsWith(HasSubstr("--max-kv-size must be")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--logit-bias", "3"}),
+              FailsWith(HasSubstr("--logit-bias takes ID:VALUE"), kUsage));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--stop", ""}),
+              FailsWith(HasSubstr("--stop is empty")));
+  EXPECT_THAT(run({"generate", "--model", "/none", "--deadline", "0"}),
+              FailsWith(HasSubstr("--deadline must be")));
+}
+
+TEST_F(CliUsage, OptionsThatExcludeEachOther) {
+  EXPECT_THAT(run({"generate", "--tokens", "1", "--prompt", "x"}),
+              FailsWith(HasSubstr("--tokens is a whole prompt"), kUsage));
+  EXPECT_THAT(run({"generate", "--top-logprobs", "2"}),
+              FailsWith(HasSubstr("--top-logprobs needs --json"), kUsage));
+  EXPECT_THAT(
+      run({"score"}),
+      FailsWith(HasSubstr("one of --text, --file and --tokens"), kUsage));
+  EXPECT_THAT(
+      run({"score", "--text", "x", "--tokens", "1"}),
+      FailsWith(HasSubstr("one of --text, --file and --tokens"), kUsage));
+  EXPECT_THAT(run({"info", "a", "--model", "b"}),
+              FailsWith(HasSubstr("named twice"), kUsage));
+}
+
+TEST_F(CliUsage, WhatIsNotImplementedSaysSo) {
+  EXPECT_THAT(run({"generate", "--image", "a.png", "b.png"}),
+              FailsWith(HasSubstr("--image isn't implemented")));
+  EXPECT_THAT(run({"generate", "-qa"}),
+              FailsWith(HasSubstr("--quantize-activations isn't implemented")));
+  EXPECT_THAT(run({"benchmark", "-b", "2"}),
+              FailsWith(HasSubstr("--batch-size")));
+  EXPECT_THAT(run({"benchmark", "--pipeline"}),
+              FailsWith(HasSubstr("--pipeline")));
+}
+
+TEST_F(CliUsage, TokenIds) {
+  EXPECT_THAT(run({"score", "--model", "/none", "--tokens", "1,two"}),
+              FailsWith(HasSubstr("none")));
+  EXPECT_THAT(run({"benchmark", "-n", "0"}),
+              FailsWith(HasSubstr("--num-trials must be at least 1")));
+}
+
+}  // namespace
+}  // namespace mlxlm

@@ -1,0 +1,192 @@
+#include "tests/support/process.h"
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char** environ;
+
+namespace mlxlm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Pipe {
+  int read = -1;
+  int write = -1;
+};
+
+Pipe make_pipe() {
+  std::array<int, 2> ends;
+  if (::pipe(ends.data()) != 0) {
+    throw std::runtime_error("pipe failed");
+  }
+  // Later children must not hold this one's pipes open.
+  ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+  ::fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+  return {ends[0], ends[1]};
+}
+
+std::vector<std::string> environment_of(const ProcessOptions& options) {
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string name(*entry, std::strcspn(*entry, "="));
+    if (!options.environment.contains(name)) {
+      result.emplace_back(*entry);
+    }
+  }
+  for (const auto& [name, value] : options.environment) {
+    result.push_back(name + "=" + value);
+  }
+  return result;
+}
+
+std::vector<char*> pointers_to(std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (std::string& word : words) {
+    pointers.push_back(word.data());
+  }
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+}  // namespace
+
+Process::Process(const std::vector<std::string>& command,
+                 const ProcessOptions& options)
+    : input_text_(options.input),
+      deadline_(Clock::now() + options.time_limit) {
+  // Everything that allocates happens before the fork.
+  std::vector<std::string> words = command;
+  std::vector<std::string> environment = environment_of(options);
+  std::vector<char*> arguments = pointers_to(words);
+  std::vector<char*> variables = pointers_to(environment);
+  Pipe in = make_pipe();
+  Pipe out = make_pipe();
+  Pipe err = make_pipe();
+  pid_ = ::fork();
+  if (pid_ == 0) {
+    ::dup2(in.read, STDIN_FILENO);
+    ::dup2(out.write, STDOUT_FILENO);
+    ::dup2(err.write, STDERR_FILENO);
+    std::signal(SIGINT, SIG_DFL);
+    std::signal(SIGPIPE, SIG_DFL);
+    ::execve(arguments[0], arguments.data(), variables.data());
+    ::_exit(127);
+  }
+  ::close(in.read);
+  ::close(out.write);
+  ::close(err.write);
+  input_ = in.write;
+  output_ = out.read;
+  errors_ = err.read;
+  if (pid_ < 0) {
+    throw std::runtime_error("fork failed");
+  }
+  // A child that doesn't read its input must not end or block the test.
+  std::signal(SIGPIPE, SIG_IGN);
+  ::fcntl(input_, F_SETFL, O_NONBLOCK);
+  if (input_text_.empty()) {
+    close_pipe(input_);
+  }
+}
+
+Process::~Process() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  close_pipe(input_);
+  close_pipe(output_);
+  close_pipe(errors_);
+}
+
+void Process::close_pipe(int& descriptor) {
+  if (descriptor >= 0) {
+    ::close(descriptor);
+    descriptor = -1;
+  }
+}
+
+void Process::close_output() { close_pipe(output_); }
+
+void Process::send(int signal) { ::kill(pid_, signal); }
+
+// Moves data until both outputs end, or (until_output) some output came.
+// False if nothing is left to read.
+bool Process::pump(bool until_output) {
+  std::size_t before = result_.output.size();
+  std::array<char, 1 << 16> block;
+  auto drain = [&](int& descriptor, std::string& text) {
+    ssize_t count = ::read(descriptor, block.data(), block.size());
+    if (count > 0) {
+      text.append(block.data(), static_cast<std::size_t>(count));
+    } else if (count == 0 || errno != EINTR) {
+      close_pipe(descriptor);
+    }
+  };
+  while (output_ >= 0 || errors_ >= 0) {
+    if (until_output && (result_.output.size() > before || output_ < 0)) {
+      break;
+    }
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        deadline_ - Clock::now());
+    if (left.count() <= 0) {
+      throw std::runtime_error("the process ran past its time limit: " +
+                               result_.errors);
+    }
+    std::array<pollfd, 3> waits = {
+        {{output_, POLLIN, 0}, {errors_, POLLIN, 0}, {input_, POLLOUT, 0}}};
+    ::poll(waits.data(), waits.size(), static_cast<int>(left.count()));
+    if (waits[0].revents != 0) {
+      drain(output_, result_.output);
+    }
+    if (waits[1].revents != 0) {
+      drain(errors_, result_.errors);
+    }
+    if (waits[2].revents != 0) {
+      ssize_t count = ::write(
+          input_, input_text_.data() + written_, input_text_.size() - written_);
+      if (count > 0) {
+        written_ += static_cast<std::size_t>(count);
+      }
+      if (written_ == input_text_.size() ||
+          (count < 0 && errno != EINTR && errno != EAGAIN)) {
+        close_pipe(input_);
+      }
+    }
+  }
+  return result_.output.size() > before;
+}
+
+std::string Process::read_some() {
+  std::size_t before = result_.output.size();
+  pump(true);
+  return result_.output.substr(before);
+}
+
+ProcessResult Process::finish() {
+  pump(false);
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  result_.exit_code =
+      WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result_;
+}
+
+ProcessResult run_process(const std::vector<std::string>& command,
+                          const ProcessOptions& options) {
+  return Process(command, options).finish();
+}
+
+}  // namespace mlxlm
