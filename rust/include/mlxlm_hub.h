@@ -20,7 +20,8 @@ typedef enum MlxlmHubStatus {
 } MlxlmHubStatus;
 
 /* Called from the thread of the download, a few times a second: `done` of
- * `total` bytes of `file` (0 while unknown). Not 0 ends the download. */
+ * `total` bytes of `file`, or of the repository's list of files with unknown
+ * total 0. Not 0 ends the download. */
 typedef int (*MlxlmHubReport)(void* context,
                               const char* file,
                               uint64_t done,

@@ -37,6 +37,7 @@ struct Listing {
 
 /// Brings all wanted files; returns the snapshot's folder.
 fn download(client: &Client, target: &Target) -> Result<PathBuf, Failure> {
+    client.watch.begin(&client.settings.repository, 0, 0)?;
     let listing = client.retrying(|| 0, || list(client, target))?;
     let snapshot = target.storage.join("snapshots").join(&listing.commit);
     for folder in [&snapshot, &target.storage.join("blobs"), &target.locks] {
