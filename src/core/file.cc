@@ -91,6 +91,11 @@ class TemporaryFile {
 
 }  // namespace
 
+bool file_exists(const std::filesystem::path& path) {
+  std::error_code ignored;  // without it, a loop of links would throw
+  return std::filesystem::exists(path, ignored);
+}
+
 std::string read_file(const std::filesystem::path& path,
                       std::uint64_t max_bytes) {
   Descriptor file(path, O_RDONLY);

@@ -12,6 +12,9 @@
 
 namespace mlxlm {
 
+// True if there is something at `path` that can be reached.
+bool file_exists(const std::filesystem::path& path);
+
 // The content of a file of at most `max_bytes`. Throws Error{file}.
 std::string read_file(const std::filesystem::path& path,
                       std::uint64_t max_bytes = std::uint64_t{1} << 30);

@@ -62,6 +62,16 @@ TEST(File, ErrorsNameTheFile) {
   EXPECT_THROW(write_file_atomically(folder / "no/such/folder", "x"), Error);
 }
 
+TEST(File, ExistsIfItCanBeReached) {
+  TemporaryFolder folder;
+  write_file_atomically(folder / "file", "x");
+  std::filesystem::create_symlink("loop", folder / "loop");
+  EXPECT_TRUE(file_exists(folder / "file"));
+  EXPECT_FALSE(file_exists(folder / "none"));
+  EXPECT_FALSE(file_exists(folder / "file/below"));
+  EXPECT_FALSE(file_exists(folder / "loop"));
+}
+
 TEST(File, RefusesWhatIsTooLarge) {
   TemporaryFolder folder;
   write_file_atomically(folder / "file", "12345");

@@ -1,6 +1,7 @@
 #include "load/adapters.h"
 
 #include <filesystem>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,7 @@
 
 #include <mlxlm/error.h>
 
+#include "core/file.h"
 #include "core/json.h"
 #include "core/nearest.h"
 #include "load/config.h"
@@ -24,17 +26,17 @@ constexpr const char* kConfigName = "adapter_config.json";
 constexpr const char* kWeightsName = "adapters.safetensors";
 
 [[noreturn]] void refuse_folder(const fs::path& folder) {
-  if (!fs::exists(folder)) {
+  if (!file_exists(folder)) {
     throw Error(ErrorKind::file,
                 "there is no adapter folder " + folder.string());
   }
   std::string advice;
-  if (fs::exists(folder / "adapter_model.safetensors")) {
+  if (file_exists(folder / "adapter_model.safetensors")) {
     advice =
         "; it is an adapter of the PEFT library, which uses another format";
   }
   const char* missing =
-      fs::exists(folder / kConfigName) ? kWeightsName : kConfigName;
+      file_exists(folder / kConfigName) ? kWeightsName : kConfigName;
   throw Error(
       ErrorKind::file,
       "the adapter folder " + folder.string() + " has no " + missing + advice);
@@ -179,7 +181,8 @@ std::string headline(const Adapter& adapter) {
 
 Adapter load_adapter(const std::string& folder_name) {
   fs::path folder = folder_name;
-  if (!fs::exists(folder / kConfigName) || !fs::exists(folder / kWeightsName)) {
+  if (!file_exists(folder / kConfigName) ||
+      !file_exists(folder / kWeightsName)) {
     refuse_folder(folder);
   }
   json config = read_json_file(

@@ -6,6 +6,7 @@
 
 #include <mlxlm/error.h>
 
+#include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
 
@@ -350,7 +351,7 @@ bool is_truthy(const json& value) {
 }
 
 json load_generation_config(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) {
+  if (!file_exists(path)) {
     return nullptr;
   }
   try {

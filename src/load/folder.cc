@@ -1,11 +1,14 @@
 #include "load/folder.h"
 
+#include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
 #include <mlxlm/error.h>
 
 #include "core/checked.h"
+#include "core/file.h"
 #include "load/config.h"
 #include "load/foreign.h"
 #include "load/memory.h"
@@ -28,11 +31,11 @@ namespace fs = std::filesystem;
                ": name that file instead of the folder";
       break;
     }
-    if (fs::exists(it->path() / "config.json", ignored)) {
+    if (file_exists(it->path() / "config.json")) {
       advice = "; did you mean " + it->path().string() + "?";
     }
   }
-  if (advice.empty() && fs::exists(folder / "adapter_config.json", ignored)) {
+  if (advice.empty() && file_exists(folder / "adapter_config.json")) {
     advice =
         "; it is an adapter: name it as the adapter path, beside the model";
   }
@@ -96,11 +99,19 @@ std::uint64_t total_bytes(const std::vector<File>& files) {
   return total;
 }
 
+std::uint64_t total_bytes(const Weights& weights) {
+  std::uint64_t total = 0;
+  for (const auto& [name, value] : weights) {
+    total = checked_add(total, std::uint64_t{value.nbytes()}).value_or(~0ull);
+  }
+  return total;
+}
+
 }  // namespace
 
 Checkpoint load_folder_config(const fs::path& folder,
                               const LoadOptions& options) {
-  if (!fs::exists(folder / "config.json")) {
+  if (!file_exists(folder / "config.json")) {
     refuse_without_config(folder);
   }
   ModelConfig loaded = load_config(folder);
@@ -118,9 +129,6 @@ Checkpoint load_folder_checkpoint(const fs::path& folder,
   Checkpoint out = load_folder_config(folder, options);
   std::vector<File> files =
       read_headers(find_weight_files(folder, options.strict));
-  if (!options.lazy) {
-    require_loading_memory(total_bytes(files), folder.string());
-  }
   std::set<std::string> fp8;
   for (const File& file : files) {
     for (const SafetensorsTensor& tensor : file.header.tensors) {
@@ -131,6 +139,12 @@ Checkpoint load_folder_checkpoint(const fs::path& folder,
     out.weights.merge(load_safetensors(file.path, file.header));
   }
   convert_foreign_weights(out.config, folder, fp8, out.weights);
+  if (!options.lazy) {
+    // Nothing has been read yet, and conversions may make more of it.
+    require_loading_memory(
+        std::max(total_bytes(files), total_bytes(out.weights)),
+        folder.string());
+  }
   out.quantized =
       match_quantization(read_quantization_map(out.config), out.weights);
   return out;

@@ -1,12 +1,15 @@
 #include "load/foreign.h"
 
 #include <algorithm>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
 
+#include "core/file.h"
 #include "core/json.h"
 #include "load/config.h"
 #include "load/foreign_formats.h"
@@ -28,7 +31,7 @@ void find_settings(json& config, const std::filesystem::path& folder) {
     config[kKey] = config["text_config"][kKey];
   }
   std::filesystem::path nvidia = folder / "hf_quant_config.json";
-  if (!has_settings(config) && std::filesystem::exists(nvidia)) {
+  if (!has_settings(config) && file_exists(nvidia)) {
     config[kKey] = read_json_file(nvidia, {}, ErrorKind::config);
   }
 }

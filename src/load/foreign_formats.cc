@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <mlx/mlx.h>

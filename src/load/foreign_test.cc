@@ -1,6 +1,8 @@
 #include "load/foreign.h"
 
 #include <cmath>
+#include <map>
+#include <set>
 #include <vector>
 
 #include <gmock/gmock.h>

@@ -1,11 +1,15 @@
 // Which files of a folder hold its weights.
 #include <algorithm>
+#include <cstdio>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <mlxlm/error.h>
 
+#include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
 #include "load/folder.h"
@@ -155,7 +159,7 @@ void add_indexed(const fs::path& folder, std::set<std::string>& files) {
   auto index = read_index(folder / kIndexName);
   std::set<std::string> missing;
   for (const auto& [tensor, file] : index) {
-    if (fs::is_regular_file(folder / file)) {
+    if (file_exists(folder / file)) {
       files.insert(file);
     } else {
       missing.insert(file);
