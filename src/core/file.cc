@@ -21,6 +21,9 @@ namespace {
               what + " " + path.string() + ": " + std::strerror(error_number));
 }
 
+// Not to wait for a writer where a pipe has the name of a file.
+constexpr int kRead = O_RDONLY | O_NONBLOCK;
+
 // A file descriptor that closes itself.
 class Descriptor {
  public:
@@ -98,7 +101,7 @@ bool file_exists(const std::filesystem::path& path) {
 
 std::string read_file(const std::filesystem::path& path,
                       std::uint64_t max_bytes) {
-  Descriptor file(path, O_RDONLY);
+  Descriptor file(path, kRead);
   if (file.get() < 0) {
     fail("cannot open", path, errno);
   }
@@ -157,7 +160,7 @@ void write_file_atomically(const std::filesystem::path& path,
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  Descriptor file(path, O_RDONLY);
+  Descriptor file(path, kRead);
   if (file.get() < 0) {
     fail("cannot open", path, errno);
   }

@@ -72,6 +72,13 @@ TEST(File, ExistsIfItCanBeReached) {
   EXPECT_FALSE(file_exists(folder / "loop"));
 }
 
+TEST(File, APipeIsNoFile) {
+  TemporaryFolder folder;
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(read_file(folder / "pipe"), Error);
+  EXPECT_THROW(MappedFile(folder / "pipe"), Error);
+}
+
 TEST(File, RefusesWhatIsTooLarge) {
   TemporaryFolder folder;
   write_file_atomically(folder / "file", "12345");

@@ -1,7 +1,5 @@
 #include "load/folder.h"
 
-#include <cstdlib>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
@@ -9,6 +7,7 @@
 #include <mlxlm/error.h>
 
 #include "core/json.h"
+#include "tests/support/environment.h"
 #include "tests/support/model_writer.h"
 #include "tests/support/temporary_folder.h"
 
@@ -212,13 +211,12 @@ TEST(Folder, WhatCannotRunIsRefusedWithTheReason) {
 TEST(Folder, AModelLargerThanMemoryIsRefusedBeforeItIsRead) {
   TemporaryFolder folder;
   write_tiny_model(folder.path());
-  ::setenv("MLX_LM_MEMORY_LIMIT", "100k", 1);
+  ScopedVariable limit("MLX_LM_MEMORY_LIMIT", "100k");
   EXPECT_THAT(error_of(folder.path(), ErrorKind::memory),
               AllOf(HasSubstr("loading " + folder.path().string()),
                     HasSubstr("MLX_LM_MEMORY_LIMIT leaves 100 kB")));
   EXPECT_EQ(error_of(folder.path(), ErrorKind::memory, {.lazy = true}),
             "no error");
-  ::unsetenv("MLX_LM_MEMORY_LIMIT");
 }
 
 TEST(Folder, Float8WithoutScalesIsRefused) {

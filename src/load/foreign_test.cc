@@ -203,6 +203,33 @@ TEST(Foreign, BitnetIsExact) {
   }
 }
 
+TEST(Foreign, PackedMxfp4IsTakenAsItIs) {
+  json config =
+      method("compressed-tensors", {{"format", "mxfp4-pack-quantized"}});
+  auto parts = mx::quantize(mx::random::normal({4, 64}), 32, 4, "mxfp4");
+  Weights weights = {{"a.weight_packed", mx::view(parts[0], mx::uint8)},
+                     {"a.weight_scale", parts[1]}};
+  convert_foreign_weights(config, "", {}, weights);
+  expect_equal(weights, {{"a.weight", parts[0]}, {"a.scales", parts[1]}});
+  EXPECT_EQ(
+      match_quantization(read_quantization_map(config), weights).at("a").mode,
+      "mxfp4");
+}
+
+TEST(Foreign, ScalesForWholeNvfp4TensorsAreRefused) {
+  Weights weights = {{"a.weight_packed", mx::zeros({2, 8}, mx::uint8)},
+                     {"b.weight_scale_2", mx::array(1.0f)}};
+  EXPECT_THAT(error_of(method("compressed-tensors",
+                              {{"format", "nvfp4-pack-quantized"}}),
+                       weights,
+                       ErrorKind::weights),
+              HasSubstr("a: is NVFP4 with a scale for the whole tensor"));
+  EXPECT_THAT(error_of(method("modelopt", {{"quant_algo", "NVFP4"}}),
+                       weights,
+                       ErrorKind::unsupported),
+              HasSubstr("weight_scale_2"));
+}
+
 TEST(Foreign, SettingsAreFoundWhereExportersLeaveThem) {
   TemporaryFolder folder;
   Weights weights;
@@ -314,6 +341,19 @@ TEST(Foreign, FaultsOfTensorsAreListedAtOnce) {
             HasSubstr("shape.weight: scale_inv [2, 1] doesn't fit [300, 4] in "
                       "blocks of 128"),
             HasSubstr("left.weight: holds 8-bit floats without a scale")));
+
+  weights.clear();
+  weights.emplace("alone.weight_scale_inv", mx::zeros({2, 2}, mx::uint8));
+  weights.emplace("rows.weight", mx::zeros({40, 64}, mx::uint8));
+  weights.emplace("rows.weight_scale_inv", mx::zeros({1, 2}, mx::uint8));
+  EXPECT_THAT(error_of(method("mxfp8"), weights, ErrorKind::weights),
+              AllOf(HasSubstr("alone: MXFP8 scales uint8 [2, 2] without"),
+                    HasSubstr("rows: scales uint8 [1, 2] don't cover weight")));
+
+  weights.clear();
+  weights.emplace("alone.weight_scale", mx::array({1.0f}));
+  EXPECT_THAT(error_of(method("bitnet"), weights, ErrorKind::weights),
+              HasSubstr("alone: must have a weight of four 2-bit numbers"));
 
   weights.clear();
   weights.emplace("alone.weight_packed", word({2, 8}));

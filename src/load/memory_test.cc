@@ -1,12 +1,11 @@
 #include "load/memory.h"
 
-#include <cstdlib>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <mlxlm/error.h>
 
+#include "tests/support/environment.h"
 #include "tests/support/model_writer.h"
 #include "tests/support/temporary_folder.h"
 
@@ -95,20 +94,8 @@ TEST(Memory, SizesAsText) {
   EXPECT_EQ(format_bytes(4600000000), "4.6 GB");
 }
 
-// Sets a variable for one test.
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(name) {
-    ::setenv(name, value, 1);
-  }
-  ~Variable() { ::unsetenv(name_); }
-
- private:
-  const char* name_;
-};
-
 TEST(Memory, MoreThanThereIsIsRefusedWithTheEstimate) {
-  Variable limit("MLX_LM_MEMORY_LIMIT", "1G");
+  ScopedVariable limit("MLX_LM_MEMORY_LIMIT", "1G");
   EXPECT_NO_THROW(require_memory(999, "the model", "take a smaller one"));
   try {
     require_memory(2000000000, "the model", "take a smaller one");
@@ -123,16 +110,17 @@ TEST(Memory, MoreThanThereIsIsRefusedWithTheEstimate) {
 }
 
 TEST(Memory, TheCheckCanBeSwitchedOff) {
-  Variable limit("MLX_LM_MEMORY_LIMIT", "none");
+  ScopedVariable limit("MLX_LM_MEMORY_LIMIT", "none");
   EXPECT_NO_THROW(require_memory(std::uint64_t{1} << 62, "x", "y"));
 }
 
 TEST(Memory, ALimitThatIsNoSizeIsRefused) {
-  Variable limit("MLX_LM_MEMORY_LIMIT", "lots");
+  ScopedVariable limit("MLX_LM_MEMORY_LIMIT", "lots");
   EXPECT_THROW(available_memory(), Error);
 }
 
 TEST(Memory, ThisMachineHasSome) {
+  ScopedVariable limit("MLX_LM_MEMORY_LIMIT", "");
   auto memory = available_memory();
   EXPECT_TRUE(!memory || memory->bytes > 0);
 }

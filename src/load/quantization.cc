@@ -9,8 +9,6 @@
 
 #include <mlxlm/error.h>
 
-#include "core/json.h"
-#include "core/nearest.h"
 #include "load/config.h"
 #include "load/faults.h"
 

@@ -416,20 +416,25 @@ SafetensorsHeader parse_safetensors_header(std::string_view header,
 }
 
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path) {
+  auto fail = [&](const std::string& reason) {
+    throw Error(ErrorKind::file,
+                "cannot read " + path.string() + ": " + reason);
+  };
   std::error_code error;
   std::uint64_t file_bytes = std::filesystem::file_size(path, error);
+  if (error) {  // also if it is no regular file
+    fail(error.message());
+  }
   std::ifstream in(path, std::ios::binary);
-  if (error || !in) {
-    throw Error(ErrorKind::file,
-                "cannot read " + path.string() + ": " +
-                    (error ? error.message() : std::strerror(errno)));
+  if (!in) {
+    fail(std::strerror(errno));
   }
   std::string file = path.string();
   std::uint64_t length = read_length(in, file_bytes, file);
   std::string header(length, '\0');
   in.read(header.data(), static_cast<std::streamsize>(length));
   if (!in) {
-    throw Error(ErrorKind::file, "cannot read the header of " + file);
+    fail("its header ends early");
   }
   return parse_safetensors_header(
       header, file_bytes - kLengthBytes - length, file);

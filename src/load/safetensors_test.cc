@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include <mlxlm/error.h>
 
@@ -216,6 +217,8 @@ TEST(SafetensorsFile, FaultsOfTheFileItself) {
   EXPECT_EQ(error(file_of("{}", 0)), "no error");
   EXPECT_THROW(read_safetensors_header(folder / "none"), Error);
   EXPECT_THROW(read_safetensors_header(folder.path()), Error);
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(read_safetensors_header(folder / "pipe"), Error);
 }
 
 TEST(SafetensorsFile, LoadsEveryDtypeMlxKnows) {
