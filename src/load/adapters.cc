@@ -153,23 +153,13 @@ void check_module(const std::string& path,
                   const AdapterTarget& target,
                   int rank,
                   Faults& faults) {
-  using Kind = AdapterTarget::Kind;
-  mx::Shape a = {target.columns, rank};
-  mx::Shape b = {rank, target.rows};
-  if (target.kind == Kind::embedding) {
-    a = {target.rows, rank};
-    b = {rank, target.columns};
-  } else if (target.kind == Kind::experts) {
-    a = {target.experts, rank, target.columns};
-    b = {target.experts, target.rows, rank};
-    if (module.magnitude) {
-      faults.add(path, "is a stack of experts, which DoRA doesn't support");
-    }
-  }
-  check_shape(path + ".lora_a", module.a, a, faults);
-  check_shape(path + ".lora_b", module.b, b, faults);
-  if (target.kind != Kind::experts) {
-    check_shape(path + ".m", module.magnitude, {target.rows}, faults);
+  const auto shapes = adapter_shapes(target, rank);
+  check_shape(path + ".lora_a", module.a, shapes.a, faults);
+  check_shape(path + ".lora_b", module.b, shapes.b, faults);
+  if (target.kind != AdapterTarget::Kind::experts) {
+    check_shape(path + ".m", module.magnitude, shapes.magnitude, faults);
+  } else if (module.magnitude) {
+    faults.add(path, "is a stack of experts, which DoRA doesn't support");
   }
 }
 
@@ -201,6 +191,22 @@ Adapter load_adapter(const std::string& folder_name) {
   take_parts(std::move(tensors), out, faults);
   faults.throw_if_any("the adapter in " + out.source + " is incomplete");
   return out;
+}
+
+AdapterShapes adapter_shapes(const AdapterTarget& target, int rank) {
+  const int rows = target.rows;
+  const int columns = target.columns;
+  switch (target.kind) {
+    case AdapterTarget::Kind::embedding:
+      return {{rows, rank}, {rank, columns}, {rows}};
+    case AdapterTarget::Kind::experts:
+      return {{target.experts, rank, columns},
+              {target.experts, rows, rank},
+              {rows}};
+    case AdapterTarget::Kind::linear:
+      break;
+  }
+  return {{columns, rank}, {rank, rows}, {rows}};
 }
 
 void check_adapter(const Adapter& adapter,

@@ -54,6 +54,12 @@ struct AdapterTarget {
   int experts = 0;  // of a stack
 };
 
+// The shapes that the tensors of a module must have.
+struct AdapterShapes {
+  mx::Shape a, b, magnitude;
+};
+AdapterShapes adapter_shapes(const AdapterTarget& target, int rank);
+
 // Checks that every tensor belongs to a module of the model that the adapter
 // adapts, and has its shape; `num_layers` of the model. Throws Error{weights}
 // listing all faults.

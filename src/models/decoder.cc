@@ -35,13 +35,14 @@ const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
 
 Decoder::Decoder(ArchSpec spec,
                  Checkpoint checkpoint,
+                 const Adapter* adapter,
                  const LoadOptions& options)
     : spec_(std::move(spec)),
       config_(std::move(checkpoint.config)),
       dtype_(activation_dtype(checkpoint, spec_.prefix + "embed_tokens")),
       embedding_{.weight = mx::array(0.0f)} {
-  WeightBinder weights(checkpoint, dtype_);
-  embedding_ = weights.linear(
+  WeightBinder weights(checkpoint, dtype_, adapter);
+  embedding_ = weights.embedding(
       spec_.prefix + "embed_tokens", spec_.vocabulary_size, spec_.hidden_size);
   layers_.reserve(spec_.layers.size());
   for (int i = 0; i < num_layers(); ++i) {
@@ -52,8 +53,13 @@ Decoder::Decoder(ArchSpec spec,
     own_head_ = weights.linear(
         spec_.head_name, spec_.vocabulary_size, spec_.hidden_size);
   }
-  weights.finish(options.strict);
+  weights.finish(options.strict, num_layers());
   parameters_ = weights.parameters();
+  if (!options.lazy) {
+    auto arrays = weights.derived();
+    for (const auto& parameter : parameters_) arrays.push_back(parameter.value);
+    mx::eval(std::move(arrays));
+  }
 }
 
 Decoder::Layer Decoder::make_layer(WeightBinder& weights, int index) const {

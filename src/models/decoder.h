@@ -16,9 +16,12 @@ namespace mlxlm {
 
 class Decoder : public Model {
  public:
-  // Takes its weights from the checkpoint and checks them. Throws
-  // Error{weights}.
-  Decoder(ArchSpec spec, Checkpoint checkpoint, const LoadOptions& options);
+  // Takes its weights from the checkpoint and checks them, and those of the
+  // adapter (may be null). Throws Error{weights}.
+  Decoder(ArchSpec spec,
+          Checkpoint checkpoint,
+          const Adapter* adapter,
+          const LoadOptions& options);
   // Layers point into the spec.
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;

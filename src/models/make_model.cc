@@ -5,6 +5,7 @@
 #include <mlxlm/error.h>
 
 #include "core/nearest.h"
+#include "load/adapters.h"
 #include "models/decoder.h"
 #include "models/family.h"
 #include "models/weight_names.h"
@@ -35,6 +36,20 @@ void drop_unused(Checkpoint& checkpoint, const ArchSpec& spec) {
   });
 }
 
+// The adapter of the options, if they name one; a full fine-tuning replaces
+// the checkpoint's tensors at once.
+std::optional<Adapter> use_adapter(Checkpoint& checkpoint,
+                                   const LoadOptions& options) {
+  if (options.adapter_path.empty()) return std::nullopt;
+  auto adapter = load_adapter(options.adapter_path);
+  if (adapter.kind != AdapterKind::full) return adapter;
+  check_full_adapter(adapter, checkpoint.weights);
+  for (auto& [name, tensor] : adapter.tensors) {
+    checkpoint.weights.insert_or_assign(name, tensor);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::vector<std::string> supported_model_types() {
@@ -48,16 +63,11 @@ ModelPtr make_model(Checkpoint checkpoint, const LoadOptions& options) {
   const auto& family = find_family(config.require_string("model_type"));
   auto spec = family.make_spec(config, checkpoint);
   drop_unused(checkpoint, spec);
-  auto model = std::make_shared<Decoder>(
-      std::move(spec), std::move(checkpoint), options);
-  if (!options.lazy) {
-    std::vector<mx::array> arrays;
-    for (auto& parameter : model->parameters()) {
-      arrays.push_back(parameter.value);
-    }
-    mx::eval(std::move(arrays));
-  }
-  return model;
+  const auto adapter = use_adapter(checkpoint, options);
+  return std::make_shared<Decoder>(std::move(spec),
+                                   std::move(checkpoint),
+                                   adapter ? &*adapter : nullptr,
+                                   options);
 }
 
 }  // namespace mlxlm

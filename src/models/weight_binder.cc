@@ -4,10 +4,16 @@
 
 #include <mlx/mlx.h>
 
+#include "nn/linear.h"
+
 namespace mlxlm {
 
-WeightBinder::WeightBinder(Checkpoint& checkpoint, mx::Dtype activation_dtype)
-    : checkpoint_(checkpoint), activation_dtype_(activation_dtype) {}
+WeightBinder::WeightBinder(Checkpoint& checkpoint,
+                           mx::Dtype activation_dtype,
+                           const Adapter* adapter)
+    : checkpoint_(checkpoint),
+      activation_dtype_(activation_dtype),
+      adapter_(adapter) {}
 
 mx::array WeightBinder::take(const std::string& name,
                              const mx::Shape& shape,
@@ -39,9 +45,15 @@ mx::array WeightBinder::take(const std::string& name,
   return value;
 }
 
+mx::array WeightBinder::derive(mx::array value) {
+  derived_.push_back(value);
+  return value;
+}
+
 mx::array WeightBinder::tensor(const std::string& name,
                                const mx::Shape& shape) {
-  return mx::astype(take(name, shape, Content::values), activation_dtype_);
+  return derive(
+      mx::astype(take(name, shape, Content::values), activation_dtype_));
 }
 
 void WeightBinder::quantize(kernels::Linear& linear,
@@ -79,8 +91,10 @@ void WeightBinder::quantize(kernels::Linear& linear,
 }
 
 kernels::Linear WeightBinder::matrix(const std::string& path,
-                                     mx::Shape shape,
+                                     AdapterTarget target,
                                      bool bias) {
+  mx::Shape shape{target.rows, target.columns};
+  if (target.experts > 0) shape.insert(shape.begin(), target.experts);
   auto quantization = checkpoint_.quantized.find(path);
   kernels::Linear linear{.weight = mx::array(0.0f)};
   if (quantization != checkpoint_.quantized.end()) {
@@ -92,21 +106,67 @@ kernels::Linear WeightBinder::matrix(const std::string& path,
     shape.pop_back();
     linear.bias = tensor(path + ".bias", shape);
   }
+  adapt(linear, path, target);
   return linear;
+}
+
+void WeightBinder::adapt(kernels::Linear& linear,
+                         const std::string& path,
+                         const AdapterTarget& target) {
+  if (adapter_ == nullptr) return;
+  targets_.emplace(path, target);
+  auto found = adapter_->modules.find(path);
+  if (found == adapter_->modules.end()) return;
+  const auto& module = found->second;
+  // finish() reports what has another shape.
+  auto shapes = adapter_shapes(target, adapter_->rank);
+  if (!module.a || !module.b || module.a->shape() != shapes.a ||
+      module.b->shape() != shapes.b) {
+    return;
+  }
+  auto a = *module.a;
+  auto b = *module.b;
+  if (target.kind == AdapterTarget::Kind::embedding) {
+    std::swap(a, b);
+  }
+  if (target.kind != AdapterTarget::Kind::linear) {
+    a = mx::swapaxes(a, -1, -2);
+    b = mx::swapaxes(b, -1, -2);
+  }
+  kernels::LowRank low_rank{derive(mx::astype(a, activation_dtype_)),
+                            derive(mx::astype(b, activation_dtype_)),
+                            adapter_->scale};
+  if (module.magnitude && module.magnitude->shape() == shapes.magnitude) {
+    low_rank.row_scale =
+        derive(nn::dora_row_scale(linear, low_rank, *module.magnitude));
+  }
+  linear.low_rank = std::make_shared<const kernels::LowRank>(low_rank);
+  taken_.push_back({path + ".lora_a", *module.a});
+  taken_.push_back({path + ".lora_b", *module.b});
+  if (module.magnitude) taken_.push_back({path + ".m", *module.magnitude});
 }
 
 kernels::Linear WeightBinder::linear(const std::string& path,
                                      int num_outputs,
                                      int num_inputs,
                                      bool bias) {
-  return matrix(path, {num_outputs, num_inputs}, bias);
+  return matrix(
+      path, {AdapterTarget::Kind::linear, num_outputs, num_inputs}, bias);
+}
+
+kernels::Linear WeightBinder::embedding(const std::string& path,
+                                        int num_rows,
+                                        int width) {
+  return matrix(path, {AdapterTarget::Kind::embedding, num_rows, width});
 }
 
 kernels::Linear WeightBinder::expert_stack(const std::string& path,
                                            int num_experts,
                                            int num_outputs,
                                            int num_inputs) {
-  return matrix(path, {num_experts, num_outputs, num_inputs}, false);
+  return matrix(
+      path,
+      {AdapterTarget::Kind::experts, num_outputs, num_inputs, num_experts});
 }
 
 kernels::Norm WeightBinder::norm(const std::string& path,
@@ -114,14 +174,14 @@ kernels::Norm WeightBinder::norm(const std::string& path,
                                  const NormSpec& spec) {
   auto weight = tensor(path + ".weight", {size});
   if (spec.plus_one) {
-    weight = mx::add(weight, mx::array(1.0f, activation_dtype_));
+    weight = derive(mx::add(weight, mx::array(1.0f, activation_dtype_)));
   }
   kernels::Norm norm{spec.kind, weight, std::nullopt, spec.eps};
   if (spec.bias) norm.bias = tensor(path + ".bias", {size});
   return norm;
 }
 
-void WeightBinder::finish(bool strict) {
+void WeightBinder::finish(bool strict, int num_layers) {
   for (const auto& [name, value] : checkpoint_.weights) {
     if (strict && !taken_names_.contains(name)) {
       faults_.add(name, to_text(value.shape()) + " is unknown to the model");
@@ -129,6 +189,7 @@ void WeightBinder::finish(bool strict) {
   }
   faults_.throw_if_any(checkpoint_.source +
                        ": the weights don't fit the configuration");
+  if (adapter_ != nullptr) check_adapter(*adapter_, targets_, num_layers);
 }
 
 std::vector<Parameter> WeightBinder::parameters() const {

@@ -2,10 +2,12 @@
 // reports at the end everything that is missing, wrong or left over.
 #pragma once
 
+#include <map>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
+#include "load/adapters.h"
 #include "load/checkpoint.h"
 #include "load/faults.h"
 #include "models/arch_spec.h"
@@ -15,8 +17,10 @@ namespace mlxlm {
 class WeightBinder {
  public:
   // Small tensors (norms, biases) are brought to `activation_dtype`, large ones
-  // stay as they are.
-  WeightBinder(Checkpoint& checkpoint, mx::Dtype activation_dtype);
+  // stay as they are. `adapter` (may be null) is added to the layers it names.
+  WeightBinder(Checkpoint& checkpoint,
+               mx::Dtype activation_dtype,
+               const Adapter* adapter = nullptr);
 
   // The tensor of exactly this shape; zeros where it is missing or wrong, which
   // finish() will report.
@@ -28,7 +32,10 @@ class WeightBinder {
                          int num_inputs,
                          bool bias = false);
 
-  // A stack of these, [num_experts, num_outputs, num_inputs].
+  // A table of embeddings, [num_rows, width].
+  kernels::Linear embedding(const std::string& path, int num_rows, int width);
+
+  // A stack of linears, [num_experts, num_outputs, num_inputs].
   kernels::Linear expert_stack(const std::string& path,
                                int num_experts,
                                int num_outputs,
@@ -37,11 +44,13 @@ class WeightBinder {
   kernels::Norm norm(const std::string& path, int size, const NormSpec& spec);
 
   // Throws Error{weights} with all faults; tensors nobody asked for are one
-  // unless `strict` is off.
-  void finish(bool strict);
+  // unless `strict` is off. `num_layers` of the model.
+  void finish(bool strict, int num_layers);
 
   // Everything taken so far, by name.
   std::vector<Parameter> parameters() const;
+  // What was computed from it, still to be evaluated.
+  const std::vector<mx::array>& derived() const { return derived_; }
 
  private:
   enum class Content { values, packed, scales };
@@ -49,7 +58,13 @@ class WeightBinder {
   mx::array take(const std::string& name,
                  const mx::Shape& shape,
                  Content content);
-  kernels::Linear matrix(const std::string& path, mx::Shape shape, bool bias);
+  kernels::Linear matrix(const std::string& path,
+                         AdapterTarget target,
+                         bool bias = false);
+  mx::array derive(mx::array value);
+  void adapt(kernels::Linear& linear,
+             const std::string& path,
+             const AdapterTarget& target);
   void quantize(kernels::Linear& linear,
                 const std::string& path,
                 const Quantization& quantization,
@@ -57,6 +72,9 @@ class WeightBinder {
 
   Checkpoint& checkpoint_;
   mx::Dtype activation_dtype_;
+  const Adapter* adapter_;
+  std::map<std::string, AdapterTarget> targets_;
+  std::vector<mx::array> derived_;
   std::vector<Parameter> taken_;
   std::unordered_set<std::string> taken_names_;
   Faults faults_;
