@@ -141,6 +141,14 @@ std::string fault_of(const std::string& module,
     return "weight " + to_text(weight.shape()) + " and scales " +
            to_text(scales.shape()) + " don't fit " + describe(q);
   }
+  if (const mx::array* scale = find(weights, module + ".global_scale")) {
+    // One per expert of a stack.
+    if (q.mode != "nvfp4" || weight.ndim() != 3 ||
+        scale->shape() != mx::Shape{weight.shape(0)}) {
+      return "has a global_scale " + to_text(*scale) +
+             ", which only stacks of nvfp4 experts may have, one per expert";
+    }
+  }
   if (affine != (biases != nullptr)) {
     return affine ? "is affine, but has no biases"
                   : "is " + q.mode + ", but has biases";
@@ -229,10 +237,6 @@ std::unordered_map<std::string, Quantization> match_quantization(
     if (named != map->modules.end() && !named->second) {
       continue;
     }
-    if (weights.contains(module + ".global_scale")) {
-      faults.add(module, "has a global_scale, which isn't supported");
-      continue;
-    }
     std::optional<Quantization> q =
         named != map->modules.end()
             ? named->second
@@ -251,30 +255,19 @@ std::unordered_map<std::string, Quantization> match_quantization(
   return out;
 }
 
-Quantization infer_quantization(const std::string& module,
-                                const mx::array& weight,
-                                const mx::array& scales,
-                                int in_dims) {
-  std::int64_t words = weight.ndim() > 0 ? weight.shape(-1) : 0;
-  std::int64_t groups = scales.ndim() > 0 ? scales.shape(-1) : 0;
-  Quantization q;
-  q.group_size = groups > 0 ? static_cast<int>(in_dims / groups) : 0;
-  q.bits = in_dims > 0 ? static_cast<int>(words * 32 / in_dims) : 0;
-  if (!is_float(scales)) {
-    auto mode = std::find_if(
-        std::begin(kModes) + 1, std::end(kModes), [&](const Mode& mode) {
-          return mode.bits == q.bits && mode.group_size == q.group_size;
-        });
-    q.mode = mode == std::end(kModes) ? "" : mode->name;
+Quantization fit_to_columns(const Quantization& setting,
+                            int num_groups,
+                            int num_columns) {
+  if (setting.mode != "affine" || num_groups <= 0 ||
+      num_columns % num_groups != 0 || num_columns < num_groups) {
+    return setting;
   }
-  if (!is_supported(q) || !fits(q, words, groups) ||
-      groups * q.group_size != in_dims) {
-    throw Error(ErrorKind::weights,
-                module + ": weight " + to_text(weight) + " and scales " +
-                    to_text(scales) + " don't hold " + std::to_string(in_dims) +
-                    " columns in any format MLX has");
-  }
-  return q;
+  int group_size = num_columns / num_groups;
+  int group_bits = setting.group_size * setting.bits;
+  Quantization fitted{group_size, group_bits / group_size, "affine"};
+  return is_supported(fitted) && group_size * fitted.bits == group_bits
+             ? fitted
+             : setting;
 }
 
 }  // namespace mlxlm

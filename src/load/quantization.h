@@ -35,17 +35,16 @@ bool is_supported(const Quantization& quantization);
 
 // Every module that has .scales beside its .weight, with the map's setting or,
 // where that can't be, the one that its shapes tell (see
-// infer_quantization). Throws Error{weights} with every module whose weight,
+// fit_to_columns). Throws Error{weights} with every module whose weight,
 // scales and biases don't fit together.
 std::unordered_map<std::string, Quantization> match_quantization(
     const std::optional<QuantizationMap>& map, const Weights& weights);
 
-// The only setting with which `weight` [..., in_dims * bits / 32] and `scales`
-// [..., in_dims / group_size] hold `in_dims` columns. The reference uses it for
-// every module that the map doesn't name. Throws Error{weights}.
-Quantization infer_quantization(const std::string& module,
-                                const mx::array& weight,
-                                const mx::array& scales,
-                                int in_dims);
+// match_quantization() can't tell groups of 32 with 6 bits from groups of 64
+// with 3: the same setting for a matrix of `num_columns` that has `num_groups`
+// scales a row. As the reference infers it for modules the map doesn't name.
+Quantization fit_to_columns(const Quantization& setting,
+                            int num_groups,
+                            int num_columns);
 
 }  // namespace mlxlm

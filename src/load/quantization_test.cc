@@ -185,33 +185,27 @@ TEST(MatchQuantization, NeedsAMapForQuantizedWeights) {
   EXPECT_TRUE(match_quantization(std::nullopt, {}).empty());
 }
 
-TEST(InferQuantization, IsCertainOnceTheColumnsAreKnown) {
-  Weights weights;
-  for (Quantization q : {Quantization{32, 6, "affine"},
-                         {64, 3, "affine"},
-                         {128, 2, "affine"},
-                         {32, 4, "mxfp4"},
-                         {32, 8, "mxfp8"},
-                         {16, 4, "nvfp4"}}) {
-    add_module(weights, "m", 256, q);
-    EXPECT_EQ(infer_quantization(
-                  "m", weights.at("m.weight"), weights.at("m.scales"), 256),
-              q);
+TEST(FitToColumns, TellsApartWhatTakesTheSameBits) {
+  Quantization guess{64, 3, "affine"};
+  EXPECT_EQ(fit_to_columns(guess, 8, 256), (Quantization{32, 6, "affine"}));
+  EXPECT_EQ(fit_to_columns(guess, 4, 256), guess);
+  // What can't be stays, for the shapes to be found wrong.
+  for (int columns : {0, -1, 1, 100, 16}) {
+    EXPECT_EQ(fit_to_columns(guess, 8, columns), guess);
   }
-  EXPECT_THAT(
-      error_of(ErrorKind::weights,
-               [&] {
-                 infer_quantization(
-                     "m", weights.at("m.weight"), weights.at("m.scales"), 100);
-               }),
-      HasSubstr("m: weight uint32 [4, 32] and scales uint8 [4, 16] "
-                "don't hold 100 columns"));
-  for (int columns : {0, -1, 1}) {
-    EXPECT_THROW(
-        infer_quantization(
-            "m", weights.at("m.weight"), weights.at("m.scales"), columns),
-        Error);
-  }
+  EXPECT_EQ(fit_to_columns(guess, 0, 256), guess);
+  Quantization mxfp4{32, 4, "mxfp4"};
+  EXPECT_EQ(fit_to_columns(mxfp4, 4, 256), mxfp4);
+}
+
+TEST(MatchQuantization, StacksOfNvfp4ExpertsMayHaveGlobalScales) {
+  Weights weights = {{"a.weight", mx::zeros({2, 4, 8}, mx::uint32)},
+                     {"a.scales", mx::zeros({2, 4, 4}, mx::uint8)},
+                     {"a.global_scale", mx::zeros({2})}};
+  auto map = read_quantization_map(config_of(R"({"mode": "nvfp4"})"));
+  EXPECT_EQ(match_quantization(map, weights).at("a").mode, "nvfp4");
+  weights.insert_or_assign("a.global_scale", mx::zeros({3}));
+  EXPECT_THROW(match_quantization(map, weights), Error);
 }
 
 TEST(Faults, OfManyTheFirstAreListed) {
