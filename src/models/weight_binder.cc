@@ -4,6 +4,7 @@
 
 #include <mlx/mlx.h>
 
+#include "load/quantization.h"
 #include "nn/linear.h"
 
 namespace mlxlm {
@@ -98,7 +99,15 @@ kernels::Linear WeightBinder::matrix(const std::string& path,
   auto quantization = checkpoint_.quantized.find(path);
   kernels::Linear linear{.weight = mx::array(0.0f)};
   if (quantization != checkpoint_.quantized.end()) {
-    quantize(linear, path, quantization->second, shape);
+    auto scales = checkpoint_.weights.find(path + ".scales");
+    const int num_groups =
+        scales == checkpoint_.weights.end() || scales->second.ndim() == 0
+            ? 0
+            : scales->second.shape(-1);
+    quantize(linear,
+             path,
+             fit_to_columns(quantization->second, num_groups, target.columns),
+             shape);
   } else {
     linear.weight = take(path + ".weight", shape, Content::values);
   }
