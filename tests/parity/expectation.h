@@ -22,9 +22,11 @@ class Expectation {
   std::vector<int> ints(const std::string& name) const;
 
   // Every value within the tolerance of the dtype; for logits of a float32
-  // model also within ten times what rounding of the weights changes.
+  // model also within ten times what rounding of the weights changes. `slack`
+  // multiplies the tolerance.
   testing::AssertionResult near(const std::string& name,
-                                const mx::array& actual) const;
+                                const mx::array& actual,
+                                double slack = 1) const;
 
   // The same tokens up to the first that was as good as tied. `name` is the
   // part before "_greedy" or "greedy" itself.

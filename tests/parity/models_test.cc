@@ -12,6 +12,7 @@
 
 #include <mlxlm/model.h>
 
+#include "kernels/seam.h"
 #include "tests/parity/expectation.h"
 
 namespace mlxlm::parity {
@@ -79,6 +80,13 @@ void quantize(PromptCache& cache, int bits) {
   }
 }
 
+// With sums in another order a key or value may fall to the other side of the
+// edge between two codes, which are 1/15 of the range apart at 4 bits.
+double kv_slack(int bits) {
+  const bool same_order = kernels::table().name == "reference";
+  return same_order ? 1 : bits == 4 ? 30 : 3;
+}
+
 void check_model(const fs::path& folder) {
   SCOPED_TRACE(folder.string());
   const Expectation expected(folder);
@@ -97,7 +105,8 @@ void check_model(const fs::path& folder) {
           quantize(cache, bits);
         });
     EXPECT_TRUE(expected.same_tokens(name, run.tokens));
-    EXPECT_TRUE(expected.near(name + "_first_logprobs", run.logprobs[0]));
+    EXPECT_TRUE(expected.near(
+        name + "_first_logprobs", run.logprobs[0], kv_slack(bits)));
   }
   if (expected.has("rot_greedy")) {
     auto run = run_greedy(*model, tokens, model->make_cache(16));
