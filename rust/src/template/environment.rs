@@ -25,6 +25,11 @@ pub fn create() -> Environment<'static> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("range", range);
+    environment.add_function("dict", dict);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("cycler", |items: Rest<Value>| {
+        minijinja_contrib::globals::cycler(items.0)
+    });
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(format::FILTER, format::percent);
     filters::add_to(&mut environment);
@@ -82,4 +87,28 @@ fn range(arguments: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     }
     let item = |index: i128| Value::from((i128::from(start) + index * i128::from(step)) as i64);
     Ok((0..count).map(item).collect())
+}
+
+/// From a mapping or from pairs, with further members by name.
+fn dict(source: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let mut members: Vec<(Value, Value)> = Vec::new();
+    if let Some(source) = source {
+        for item in source.try_iter()?.checked() {
+            let item = item?;
+            if source.kind() == ValueKind::Map {
+                let value = source.get_item(&item)?;
+                members.push((item, value));
+                continue;
+            }
+            let pair: Vec<Value> = item.try_iter()?.collect();
+            match pair.as_slice() {
+                [key, value] => members.push((key.clone(), value.clone())),
+                _ => return Err(python::error("dict() takes pairs")),
+            }
+        }
+    }
+    for name in kwargs.args() {
+        members.push((Value::from(name), kwargs.get(name)?));
+    }
+    Ok(Value::from_pairs(members))
 }

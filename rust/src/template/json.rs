@@ -81,7 +81,8 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value)?),
             ValueKind::String => self.quote(out, value.as_str().unwrap_or_default(), state)?,
-            ValueKind::Seq => self.write_list(out, value, depth, state)?,
+            // Slices of lists are iterables.
+            ValueKind::Seq | ValueKind::Iterable => self.write_list(out, value, depth, state)?,
             ValueKind::Map => self.write_object(out, value, depth, state)?,
             kind => {
                 return Err(python::error(format!(

@@ -93,6 +93,7 @@ fn string(
         "capitalize" => changed(capitalize),
         "swapcase" => changed(swap_case),
         "casefold" => changed(str::to_lowercase),
+        "expandtabs" => expand_tabs(state, s, arguments),
         "zfill" => zero_fill(state, s, arguments),
         "ljust" => justify(state, s, arguments, Side::Left),
         "rjust" => justify(state, s, arguments, Side::Right),
@@ -405,6 +406,33 @@ fn zero_fill(state: &State, s: &str, arguments: &[Value]) -> Result<Value, Error
         "0".repeat(missing),
         &s[sign..]
     )))
+}
+
+fn expand_tabs(state: &State, s: &str, arguments: &[Value]) -> Result<Value, Error> {
+    const MAX_TAB: i64 = 1000;
+    let values = named(arguments, &["tabsize"])?;
+    let tab = whole(&values[0], 8)?.clamp(0, MAX_TAB) as usize;
+    let mut out = String::new();
+    let mut column = 0;
+    for c in s.chars() {
+        match c {
+            '\t' => {
+                let missing = if tab == 0 { 0 } else { tab - column % tab };
+                charge(state, missing)?;
+                out.push_str(&" ".repeat(missing));
+                column += missing;
+            }
+            '\n' | '\r' => {
+                out.push(c);
+                column = 0;
+            }
+            c => {
+                out.push(c);
+                column += 1;
+            }
+        }
+    }
+    Ok(Value::from(out))
 }
 
 fn is_fraction(c: char) -> bool {

@@ -7,6 +7,7 @@ mod format;
 mod json;
 mod methods;
 mod python;
+mod rewrite;
 mod source;
 mod tests;
 mod time;

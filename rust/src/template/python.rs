@@ -17,12 +17,15 @@ pub fn str(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         None if value.is_undefined() => Ok(String::new()),
-        None => {
-            let mut out = String::new();
-            write_repr(&mut out, value, 0)?;
-            Ok(out)
-        }
+        None => repr(value),
     }
+}
+
+/// `repr(value)`.
+pub fn repr(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    write_repr(&mut out, value, 0)?;
+    Ok(out)
 }
 
 fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
@@ -41,7 +44,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
                 out.insert(out.len() - 1, ',');
             }
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             write_items(out, value, ('[', ']'), depth)?;
         }
         ValueKind::Map if is_dict(value) => write_pairs(out, value, depth)?,

@@ -4,7 +4,7 @@
 /// marks the assistant's text, becomes a block with a scope of its own.
 pub fn prepare(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let source = super::format::rewrite_percent(&source);
+    let source = super::rewrite::rewrite(&source);
     replace_tags(&source)
 }
 
