@@ -1,8 +1,9 @@
 //! Filters that Jinja2 has and minijinja has not, or answers otherwise.
 
-use minijinja::value::{Rest, Tuple, ValueKind, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value};
 
+use super::format;
 use super::methods::named;
 use super::python;
 
@@ -23,6 +24,11 @@ pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("wordcount", word_count);
     environment.add_filter("urlencode", url_encode);
     environment.add_filter("dictsort", dict_sort);
+    environment.add_filter("join", join);
+    environment.add_filter("pprint", |value: &Value| python::repr(value));
+    environment.add_filter("format", |template: &str, values: Rest<Value>| {
+        format::percent(template, Value::from(Tuple::from(values.0)))
+    });
 }
 
 fn defined(value: &Value) -> Result<(), Error> {
@@ -226,6 +232,31 @@ fn url_encode(value: &Value) -> Result<String, Error> {
         ));
     }
     Ok(pairs.join("&"))
+}
+
+fn join(state: &mut State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let given = arguments(given, &["d", "attribute"])?;
+    let separator = given[0].as_ref().map_or(Ok(String::new()), python::str)?;
+    if value.is_undefined() {
+        return Ok(String::new());
+    }
+    let items = match &given[1] {
+        None => value.clone(),
+        Some(attribute) => {
+            let by = Kwargs::from_iter([("attribute", attribute.clone())]);
+            state.apply_filter("map", &[value.clone(), by.into()])?
+        }
+    };
+    let mut out = String::new();
+    for (index, item) in items.try_iter()?.checked().enumerate() {
+        if index > 0 {
+            out.push_str(&separator);
+        }
+        let text = python::str(&item?)?;
+        state.consume_fuel(1 + (separator.len() + text.len()) as u64 / 64)?;
+        out.push_str(&text);
+    }
+    Ok(out)
 }
 
 /// What values are sorted by: text without regard to case.

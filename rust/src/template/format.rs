@@ -15,6 +15,7 @@ pub fn percent(template: &str, value: Value) -> Result<String, Error> {
         ValueKind::Seq if value.is_tuple() => value.try_iter()?.collect(),
         _ => vec![value],
     };
+    check_widths(template)?;
     let conversions = conversions(template);
     if conversions.is_none() && values.len() == 1 {
         // '%(name)s' names members of the one value.
@@ -45,6 +46,18 @@ pub fn percent(template: &str, value: Value) -> Result<String, Error> {
         });
     }
     format(FormatStyle::Printf, &template, &converted)
+}
+
+/// Refuses widths of five digits: padding is made before it is paid for.
+pub fn check_widths(template: &str) -> Result<(), Error> {
+    let mut digits = 0;
+    for character in template.chars() {
+        digits = if character.is_ascii_digit() { digits + 1 } else { 0 };
+        if digits > 4 {
+            return Err(python::error("a number in the format is too large"));
+        }
+    }
+    Ok(())
 }
 
 /// Where the format's conversions are and which; none if they name members.

@@ -4,6 +4,7 @@ use minijinja::value::{from_args, Kwargs, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::format;
 use super::python::{self, is_space};
 
 /// Called for methods that minijinja itself doesn't know.
@@ -104,6 +105,10 @@ fn string(
         }
         "istitle" => yes_if(|s| title(s) == s && s.chars().any(char::is_alphabetic)),
         "isidentifier" => yes_if(is_identifier),
+        "format" => match format::check_widths(s) {
+            Ok(()) => return None,
+            Err(error) => Err(error),
+        },
         "join" => join(state, s, arguments),
         _ => return None,
     })

@@ -30,7 +30,7 @@ const FUEL_PER_INPUT_BYTE: u64 = 2;
 /// Template code can nest values about as deep as it has fuel, and they are
 /// printed, compared and dropped recursively. Untouched stack costs nothing.
 const STACK_BYTES_PER_FUEL: u64 = 96;
-const STACK_BYTES: u64 = 16 << 20;
+const STACK_BYTES: u64 = 64 << 20;
 
 const NAME: &str = "chat_template";
 
@@ -58,7 +58,7 @@ fn compile(source: &str) -> Result<Handle, String> {
             source.len()
         ));
     }
-    let source = source::prepare(source);
+    let source = source::prepare(source)?;
     let mut environment = environment::create();
     environment
         .add_template_owned(NAME, source.clone())

@@ -7,6 +7,7 @@ use minijinja::{Error, ErrorKind, Value};
 
 /// Deeper values are refused, like Python's recursion limit does.
 pub const MAX_DEPTH: usize = 400;
+const MAX_TEXT_BYTES: usize = 64 << 20;
 
 pub fn error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
@@ -29,8 +30,10 @@ pub fn repr(value: &Value) -> Result<String, Error> {
 }
 
 fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(error("a value is nested too deep to print"));
+    // A value that holds another one twice, and so on, has few parts and a
+    // text without end.
+    if depth > MAX_DEPTH || out.len() > MAX_TEXT_BYTES {
+        return Err(error("a value is too large or nested too deep to print"));
     }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),

@@ -4,8 +4,11 @@
 
 use super::format::FILTER;
 
+/// minijinja compiles an expression recursively, without a limit of its own.
+const MAX_TOKENS: usize = 10_000;
+
 /// The source with the code inside its tags rewritten.
-pub fn rewrite(source: &str) -> String {
+pub fn rewrite(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     let mut raw = false;
@@ -40,12 +43,29 @@ pub fn rewrite(source: &str) -> String {
             }
         }
         out.push_str(&rest[..2]);
+        if token_count(&rest[2..], close) > MAX_TOKENS {
+            let line = source[..source.len() - rest.len()].matches('\n').count() + 1;
+            return Err(format!(
+                "has an expression of more than {MAX_TOKENS} parts in line {line}"
+            ));
+        }
         let (code, size) = rewrite_code(&rest[2..], Some(close));
         out.push_str(&code);
         rest = &rest[2 + size..];
     }
     out.push_str(rest);
-    out
+    Ok(out)
+}
+
+fn token_count(code: &str, close: &str) -> usize {
+    let mut at = 0;
+    let mut count = 0;
+    while at < code.len() && !code[at..].starts_with(close) && count <= MAX_TOKENS {
+        let size = token_size(&code[at..]);
+        count += usize::from(kind_of(&code[at..at + size]).is_some());
+        at += size;
+    }
+    count
 }
 
 /// The first word of a tag.
@@ -293,7 +313,14 @@ mod tests {
             ),
         ];
         for (source, wanted) in cases {
-            assert_eq!(rewrite(source), wanted);
+            assert_eq!(rewrite(source).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn refuses_endless_expressions() {
+        let source = format!("\n{{{{ 1{} }}}}", "+1".repeat(MAX_TOKENS));
+        assert!(rewrite(&source).unwrap_err().contains("line 2"));
+        assert!(rewrite(&"{{ 1 }}".repeat(MAX_TOKENS)).is_ok());
     }
 }

@@ -2,10 +2,10 @@
 
 /// Line ends become "\n", and transformers' `{% generation %}`, which only
 /// marks the assistant's text, becomes a block with a scope of its own.
-pub fn prepare(source: &str) -> String {
+pub fn prepare(source: &str) -> Result<String, String> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let source = super::rewrite::rewrite(&source);
-    replace_tags(&source)
+    let source = super::rewrite::rewrite(&source)?;
+    Ok(replace_tags(&source))
 }
 
 fn replace_tags(source: &str) -> String {
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn generation_becomes_a_scope() {
         assert_eq!(
-            prepare("a{%- generation %}b\r\nc{% endgeneration -%}d{% if x %}"),
+            prepare("a{%- generation %}b\r\nc{% endgeneration -%}d{% if x %}").unwrap(),
             "a{%- with %}b\nc{% endwith -%}d{% if x %}"
         );
     }
