@@ -5,7 +5,6 @@
 #include "load/config.h"
 #include "load/folder.h"
 #include "load/gguf_checkpoint.h"
-#include "load/memory.h"
 #include "load/resolve.h"
 
 namespace mlxlm {
@@ -16,11 +15,6 @@ Checkpoint load_checkpoint(const std::string& name,
       resolve_model(name, options.revision, options.progress);
   if (std::filesystem::is_directory(path)) {
     return load_folder_checkpoint(path, options);
-  }
-  std::error_code error;
-  std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-  if (!error && !options.lazy) {
-    require_loading_memory(file_bytes, path.string());
   }
   Checkpoint out = load_gguf_checkpoint(path, options);
   merge_config_overrides(out.config, options.config_overrides);

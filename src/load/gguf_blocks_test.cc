@@ -109,6 +109,9 @@ TEST(GgufBlocks, RepackedFormatsKeepTheirValues) {
     OneTensor file(golden.type, golden.blocks);
     auto matrix = repack_tensor(file.file(), file.tensor());
     auto values = values_of(dequantized(matrix));
+    EXPECT_EQ(converted_bytes(file.tensor()),
+              matrix.weight.nbytes() + matrix.scales.nbytes() +
+                  matrix.biases.nbytes());
     if (name != "Q2_K" && name != "Q6_K") {
       EXPECT_EQ(values, golden.values) << name;
       EXPECT_EQ(matrix.loss.squared_error, 0) << name;

@@ -15,6 +15,7 @@
 #include "load/gguf_config.h"
 #include "load/gguf_parts.h"
 #include "load/gguf_repack.h"
+#include "load/memory.h"
 
 namespace mlxlm {
 namespace {
@@ -95,9 +96,12 @@ class Converter {
     auto tensors = parts_.tensors();
     check_unknown(tensors);
     std::uint64_t total = 0;
+    std::uint64_t converted = 0;
     for (const auto& entry : tensors) {
       total += entry.tensor->data.size();
+      converted += converted_bytes(*entry.tensor);
     }
+    require_loading_memory(converted, checkpoint_.source);
     std::uint64_t done = 0;
     std::string what =
         std::filesystem::path(checkpoint_.source).filename().string();

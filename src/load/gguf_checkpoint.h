@@ -10,7 +10,7 @@ namespace mlxlm {
 
 // `path`: a .gguf file, for a split model any of its parts. Of the options it
 // uses strict and progress; config_overrides are left to the caller. Throws
-// Error{file, format, weights, unsupported}.
+// Error{file, format, weights, unsupported, memory}.
 Checkpoint load_gguf_checkpoint(const std::filesystem::path& path,
                                 const LoadOptions& options = {});
 

@@ -1,5 +1,6 @@
 #include "load/gguf_checkpoint.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -405,6 +406,14 @@ TEST(GgufCheckpoint, UnknownTensorsAreRefusedUnlessAllowed) {
   LoadOptions options;
   options.strict = false;
   EXPECT_EQ(load(writer, options).weights.size(), 11u);
+}
+
+TEST(GgufCheckpoint, MoreThanTheMemoryIsRefused) {
+  ::setenv("MLX_LM_MEMORY_LIMIT", "100", 1);
+  auto error = error_of(tiny_llama());
+  ::unsetenv("MLX_LM_MEMORY_LIMIT");
+  EXPECT_EQ(error.kind(), ErrorKind::memory);
+  EXPECT_THAT(error.what(), HasSubstr("model.gguf"));
 }
 
 TEST(GgufCheckpoint, OtherArchitecturesAreNamed) {

@@ -45,6 +45,10 @@ class Buffer {
   mx::allocator::Data data_;
 };
 
+int result_bits(const GgufBlockFormat& format) {
+  return format.has_two_scales ? kFittedBits : format.bits;
+}
+
 // A tensor seen as rows.
 struct Rows {
   std::size_t count;
@@ -230,6 +234,18 @@ bool is_quantized(const GgufTensor& tensor) {
   return find_block_format(*tensor.type) != nullptr;
 }
 
+std::uint64_t converted_bytes(const GgufTensor& tensor) {
+  const GgufBlockFormat* format = find_block_format(*tensor.type);
+  if (format == nullptr) {
+    return tensor.data.size();
+  }
+  const std::uint64_t num_groups =
+      tensor.data.size() / tensor.type->block_bytes *
+      tensor.type->block_elements / kGgufGroupElements;
+  const auto words = static_cast<std::uint64_t>(result_bits(*format)) + 2;
+  return num_groups * words * sizeof(std::uint32_t);
+}
+
 GgufMatrix repack_tensor(const GgufFile& file,
                          const GgufTensor& tensor,
                          const std::vector<int>& source_rows) {
@@ -238,7 +254,7 @@ GgufMatrix repack_tensor(const GgufFile& file,
   if (format == nullptr) {
     fail_unsupported(file, tensor);
   }
-  const int bits = format->has_two_scales ? kFittedBits : format->bits;
+  const int bits = result_bits(*format);
   const Rows rows(tensor);
   const std::size_t num_groups = rows.elements / kGgufGroupElements;
   Buffer<std::uint32_t> weight(

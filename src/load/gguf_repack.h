@@ -6,7 +6,7 @@
 // have 16 values, are fitted at 8 bits; the error is measured.
 #pragma once
 
-#include <optional>
+#include <cstdint>
 #include <vector>
 
 #include <mlx/array.h>
@@ -38,6 +38,9 @@ struct GgufMatrix {
 
 // True for tensors that repack_tensor() takes; F32, F16 and BF16 are dense.
 bool is_quantized(const GgufTensor& tensor);
+
+// Bytes of the arrays that a tensor becomes.
+std::uint64_t converted_bytes(const GgufTensor& tensor);
 
 // Row r of the result is row source_rows[r] of the tensor, seen as a matrix
 // [all rows, K]; empty: as they stand. Throws Error{format} where a scale isn't
