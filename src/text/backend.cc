@@ -10,10 +10,9 @@ TokenizerBackend::TokenizerBackend(std::string_view tokenizer_json,
                                    std::string source)
     : source_(std::move(source)) {
   mlxlm_rust_tokenizer* handle = nullptr;
-  check_rust(
-      mlxlm_rust_tokenizer_from_json(rust_view(tokenizer_json), &handle),
-      ErrorKind::tokenizer,
-      source_ + " is not a usable tokenizer");
+  check_rust(mlxlm_rust_tokenizer_from_json(rust_view(tokenizer_json), &handle),
+             ErrorKind::tokenizer,
+             source_ + " is not a usable tokenizer");
   handle_.reset(handle);
 }
 
@@ -39,11 +38,10 @@ std::vector<int> TokenizerBackend::encode(std::string_view text,
                                           bool add_special_tokens) const {
   std::string valid = replace_invalid_utf8(text);
   mlxlm_rust_ids ids{};
-  check_rust(
-      mlxlm_rust_tokenizer_encode(
-          handle_.get(), rust_view(valid), add_special_tokens, &ids),
-      ErrorKind::tokenizer,
-      source_ + " can't encode the text");
+  check_rust(mlxlm_rust_tokenizer_encode(
+                 handle_.get(), rust_view(valid), add_special_tokens, &ids),
+             ErrorKind::tokenizer,
+             source_ + " can't encode the text");
   std::vector<int> tokens(ids.data, ids.data + ids.size);
   mlxlm_rust_free_ids(ids);
   return tokens;

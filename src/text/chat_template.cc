@@ -75,10 +75,10 @@ const mlxlm_rust_template* ChatTemplates::compiled(
   RustPtr<mlxlm_rust_template>& slot = compiled_[name];
   if (slot == nullptr) {
     mlxlm_rust_template* compiled = nullptr;
-    check_rust(mlxlm_rust_template_compile(rust_view(sources_.at(name)),
-                                           &compiled),
-               ErrorKind::chat_template,
-               "the chat template");
+    check_rust(
+        mlxlm_rust_template_compile(rust_view(sources_.at(name)), &compiled),
+        ErrorKind::chat_template,
+        "the chat template");
     slot.reset(compiled);
   }
   return slot.get();
@@ -97,8 +97,7 @@ std::string ChatTemplates::render(std::string_view messages_json,
   chat.messages_json = rust_view(messages);
   chat.tools_json = rust_view(has_tools ? std::string_view(tools) : "");
   chat.variables_json = rust_view(variables_json);
-  chat.kwargs_json =
-      rust_view(is_none(kwargs) ? "" : std::string_view(kwargs));
+  chat.kwargs_json = rust_view(is_none(kwargs) ? "" : std::string_view(kwargs));
   chat.add_generation_prompt = options.add_generation_prompt;
   chat.continue_final_message = options.continue_final_message;
   chat.now = now;

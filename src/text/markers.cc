@@ -18,9 +18,7 @@ constexpr ToolMarkers kToolMarkers[] = {
     {"gemma4", "<|tool_call>", "<tool_call|>"},
     {"glm47", "<tool_call>", "</tool_call>"},
     {"json_tools", "<tool_call>", "</tool_call>"},
-    {"kimi_k2",
-     "<|tool_calls_section_begin|>",
-     "<|tool_calls_section_end|>"},
+    {"kimi_k2", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"},
     {"kimi_k3", "<|open|>tools<|sep|>", "<|close|>tools<|sep|>"},
     {"laguna", "<tool_call>", "</tool_call>"},
     {"longcat", "<longcat_tool_call>", "</longcat_tool_call>"},
@@ -115,9 +113,9 @@ Markers infer_markers(const std::string& chat_template,
                       const HasToken& has_token) {
   Markers markers;
   infer_thinking(markers, has_token);
-  std::string_view parser =
-      tool_parser.empty() ? infer_tool_parser(chat_template, has_token)
-                          : std::string_view(tool_parser);
+  std::string_view parser = tool_parser.empty()
+                                ? infer_tool_parser(chat_template, has_token)
+                                : std::string_view(tool_parser);
   for (const ToolMarkers& known : kToolMarkers) {
     if (known.parser == parser) {
       markers.tool_calling = true;

@@ -30,7 +30,8 @@ inline mlxlm_rust_view rust_view(std::string_view text) {
 
 // The text itself; frees the crate's copy.
 inline std::string take_text(mlxlm_rust_string text) {
-  std::string copy = text.data == nullptr ? "" : std::string(text.data, text.size);
+  std::string copy =
+      text.data == nullptr ? "" : std::string(text.data, text.size);
   mlxlm_rust_free_string(text);
   return copy;
 }

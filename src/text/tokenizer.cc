@@ -1,12 +1,12 @@
 // Method: the reference's TokenizerWrapper.
-#include <mlxlm/tokenizer.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <utility>
 
 #include <nlohmann/json.hpp>
+
+#include <mlxlm/tokenizer.h>
 
 #include "load/resolve.h"
 #include "text/chat_template.h"
@@ -174,11 +174,10 @@ class FileTokenizer : public Tokenizer {
 
   void set_templates(std::map<std::string, std::string> sources) {
     templates_ = std::make_unique<ChatTemplates>(std::move(sources));
-    markers_ = infer_markers(templates_->only_source(),
-                             tool_parser_,
-                             [&](std::string_view token) {
-                               return token_to_id(token).has_value();
-                             });
+    markers_ = infer_markers(
+        templates_->only_source(), tool_parser_, [&](std::string_view token) {
+          return token_to_id(token).has_value();
+        });
   }
 
   Backend backend_;

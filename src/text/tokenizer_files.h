@@ -18,7 +18,7 @@ struct TokenizerParts {
   // What the model's configuration says, without the tokenizer's own.
   std::vector<int> eos_token_ids;
   std::map<std::string, std::string> chat_templates;  // by name
-  std::string tool_parser;    // named by the files, or empty
+  std::string tool_parser;       // named by the files, or empty
   bool clean_up_spaces = false;  // of decoded text
 };
 

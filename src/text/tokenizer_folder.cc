@@ -98,7 +98,8 @@ json tokens_to_add(const json& config,
   for (const auto& [name, content] : special_tokens) {
     add_if_missing(content);
   }
-  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+  for (const char* key :
+       {"additional_special_tokens", "extra_special_tokens"}) {
     if (const json* list = find(config, key);
         list != nullptr && list->is_array()) {
       for (const json& token : *list) {
@@ -121,8 +122,8 @@ std::map<std::string, std::string> read_chat_templates(const json& config,
     templates["default"] = read_template(folder / "chat_template.jinja");
   }
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(
-           folder / "additional_chat_templates", ignored)) {
+  for (const auto& entry :
+       fs::directory_iterator(folder / "additional_chat_templates", ignored)) {
     if (entry.path().extension() == ".jinja" && is_file(entry.path())) {
       templates[entry.path().stem().string()] = read_template(entry.path());
     }

@@ -163,14 +163,14 @@ std::map<std::string, std::string> read_chat_templates(
 TokenizerParts read_tokenizer_gguf(const std::filesystem::path& path) {
   GgufFile file(path);
   if (!file.metadata().has(key_of("model"))) {
-    throw Error(ErrorKind::tokenizer,
-                path.string() + " has no tokenizer (no key " + key_of("model") +
-                    ")");
+    throw Error(
+        ErrorKind::tokenizer,
+        path.string() + " has no tokenizer (no key " + key_of("model") + ")");
   }
   Vocabulary vocabulary(file);
   TokenizerParts parts;
-  parts.backend = std::make_shared<TokenizerBackend>(vocabulary.as_rust(),
-                                                     path.string());
+  parts.backend =
+      std::make_shared<TokenizerBackend>(vocabulary.as_rust(), path.string());
   for (auto [name, key] : {std::pair{"bos_token", "bos_token_id"},
                            {"eos_token", "eos_token_id"},
                            {"unk_token", "unknown_token_id"},

@@ -12,7 +12,9 @@ struct Sequence {
 
 // The character at the front, or the longest part of one.
 Sequence first_sequence(std::string_view bytes) {
-  auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(bytes[i]); };
+  auto byte = [&](std::size_t i) {
+    return static_cast<std::uint8_t>(bytes[i]);
+  };
   std::uint8_t lead = byte(0);
   if (lead < 0x80) {
     return {1, true};

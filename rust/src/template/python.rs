@@ -161,7 +161,9 @@ fn is_printable(character: char) -> bool {
 /// Combining marks print in Python, and are escaped by `escape_debug` when
 /// they stand alone.
 fn is_mark(character: char) -> bool {
-    format!("{:?}", format!("a{character}")).contains(character)
+    format!("a{character}")
+        .escape_debug()
+        .any(|shown| shown == character)
 }
 
 /// `str.isspace` of one character.
