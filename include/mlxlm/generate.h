@@ -56,7 +56,7 @@ struct GenerateOptions {
   int prefill_step_tokens = 2048;
   std::optional<int> kv_bits;  // 2, 3, 4, 5, 6 or 8; none: off
   int kv_group_size = 64;
-  int quantized_kv_start = 0;  // tokens before quantization begins
+  int quantized_kv_start = 5000;  // tokens before quantization begins
   std::optional<mx::array> input_embeddings;  // [L, D] instead of the tokens'
   // Called at the start, after each chunk of the prompt, and at its end.
   std::function<void(int done_tokens, int total_tokens)> prompt_progress;

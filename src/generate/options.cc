@@ -10,6 +10,8 @@
 
 #include "cache/quantized_cache.h"
 #include "core/log.h"
+#include "generate/memory_estimate.h"
+#include "load/memory.h"
 
 namespace mlxlm {
 namespace {
@@ -67,6 +69,34 @@ void check_stops(const GenerateOptions& options) {
   }
 }
 
+// Tokens that a cache has read.
+int cached_tokens(const PromptCache& cache) {
+  int longest = 0;
+  for (const auto& layer : cache) {
+    longest = std::max(longest, layer->offset());
+  }
+  return longest;
+}
+
+// Shorter prompts are let through unexamined, so that they start at once.
+constexpr int kLongPromptTokens = 2048;
+
+void check_memory(Model& model,
+                  int num_tokens,
+                  const PromptCache& cache,
+                  const GenerateOptions& options) {
+  if (num_tokens < kLongPromptTokens) {
+    return;
+  }
+  std::uint64_t needed = estimate_cache_bytes(model, num_tokens, options);
+  for (const auto& layer : cache) {
+    needed -= std::min<std::uint64_t>(needed, layer->nbytes());
+  }
+  require_memory(needed,
+                 "the KV cache of " + std::to_string(num_tokens) + " tokens",
+                 "use a shorter prompt, kv-bits or max-kv-size");
+}
+
 }  // namespace
 
 void check_options(const std::vector<int>& prompt,
@@ -95,14 +125,6 @@ int prompt_length(const std::vector<int>& prompt,
                   const GenerateOptions& options) {
   return options.input_embeddings ? options.input_embeddings->shape(0)
                                   : static_cast<int>(prompt.size());
-}
-
-int cached_tokens(const PromptCache& cache) {
-  int longest = 0;
-  for (const auto& layer : cache) {
-    longest = std::max(longest, layer->offset());
-  }
-  return longest;
 }
 
 PromptCache& usable_cache(const std::vector<ModelPtr>& models,
@@ -148,17 +170,18 @@ void check_quantization(const PromptCache& cache,
   }
 }
 
-void check_length(const Model& model,
+void check_length(Model& model,
                   int num_prompt_tokens,
-                  int num_cached,
-                  const GenerateOptions&) {
-  std::int64_t total = std::int64_t{num_prompt_tokens} + num_cached;
+                  const PromptCache& cache,
+                  const GenerateOptions& options) {
+  std::int64_t total = std::int64_t{num_prompt_tokens} + cached_tokens(cache);
   int context = model.context_tokens();
   if (context > 0 && total > context) {
     log_warning("the prompt has " + std::to_string(total) +
                 " tokens, more than the " + std::to_string(context) +
                 " that the model was made for; the answer may be poor");
   }
+  check_memory(model, static_cast<int>(total), cache, options);
 }
 
 }  // namespace mlxlm

@@ -16,9 +16,6 @@ void check_options(const std::vector<int>& prompt,
 int prompt_length(const std::vector<int>& prompt,
                   const GenerateOptions& options);
 
-// Tokens that a cache has read.
-int cached_tokens(const PromptCache& cache);
-
 // The prompt cache to use: the caller's, filled if it is empty, or `own`. One
 // entry per layer of `models`. Throws Error{argument} if it is another model's.
 PromptCache& usable_cache(const std::vector<ModelPtr>& models,
@@ -33,9 +30,9 @@ void check_quantization(const PromptCache& cache,
 
 // Warns if the prompt is longer than the model's context; throws Error{memory}
 // with the estimate if its keys and values can't fit.
-void check_length(const Model& model,
+void check_length(Model& model,
                   int num_prompt_tokens,
-                  int num_cached,
+                  const PromptCache& cache,
                   const GenerateOptions& options);
 
 }  // namespace mlxlm

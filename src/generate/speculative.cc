@@ -49,7 +49,7 @@ class SpeculativeGenerator : public TokenGenerator {
         sampling_(options_) {
     int length = static_cast<int>(prompt_.size());
     check_quantization(cache_, length, options_);
-    check_length(*model, length, cached_tokens(target_.cache), options_);
+    check_length(*model, length, target_.cache, options_);
   }
 
   ~SpeculativeGenerator() override {

@@ -144,6 +144,7 @@ TEST(SpeculativeStep, QuantizesBothCaches) {
   GenerateOptions options{.max_tokens = 20, .prompt_cache = &cache};
   options.kv_bits = 8;
   options.kv_group_size = 32;
+  options.quantized_kv_start = 0;
   auto result =
       drained(speculative_generate_step(kPrompt, model, model, options));
   EXPECT_EQ(result.tokens.size(), 20u);

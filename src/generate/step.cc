@@ -20,7 +20,7 @@ class StepGenerator : public TokenGenerator {
         cache_(usable_cache({model_}, options_, own_cache_)),
         sampling_(options_) {
     check_quantization(cache_, prompt_.length, options_);
-    check_length(*model_, prompt_.length, cached_tokens(cache_), options_);
+    check_length(*model_, prompt_.length, cache_, options_);
   }
 
   std::optional<StepResult> next() override {

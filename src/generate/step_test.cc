@@ -6,6 +6,7 @@
 #include <mlxlm/generate.h>
 
 #include "core/log.h"
+#include "generate/memory_estimate.h"
 #include "generate/toy.h"
 #include "tests/support/temporary_folder.h"
 
@@ -258,6 +259,7 @@ TEST(GenerateStep, RefusesQuantizingRotatingCaches) {
   GenerateOptions options{.max_tokens = 10};
   options.kv_bits = 8;
   options.kv_group_size = 32;
+  options.quantized_kv_start = 0;
   expect_error(ErrorKind::unsupported, "rotating KV cache can't", [&] {
     generate_step(kPrompt, windowed, options);
   });
@@ -339,6 +341,42 @@ TEST(GenerateStep, WarnsBeyondTheContext) {
   set_log_handler({});
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("17 tokens, more than the 16"), std::string::npos);
+}
+
+// Sets a variable while it lives.
+class Environment {
+ public:
+  Environment(const char* name, const char* value) : name_(name) {
+    ::setenv(name, value, 1);
+  }
+  ~Environment() { ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+TEST(GenerateStep, RefusesPromptsBeyondTheMemory) {
+  auto model = std::make_shared<ToyModel>(ToyOptions{.context_tokens = 0});
+  // Two layers of keys and values of two heads of 32 float32.
+  EXPECT_EQ(estimate_cache_bytes(*model, 3000), 3000u * 2 * 2 * 2 * 32 * 4);
+  GenerateOptions small{.max_kv_size = 100, .prefill_step_tokens = 50};
+  EXPECT_EQ(estimate_cache_bytes(*model, 3000, small),
+            150u * 2 * 2 * 2 * 32 * 4);
+  GenerateOptions quantized{
+      .kv_bits = 8, .kv_group_size = 32, .quantized_kv_start = 2999};
+  EXPECT_EQ(estimate_cache_bytes(*model, 3000, quantized),
+            3000u * 2 * 2 * 2 * (32 + 8));
+
+  std::vector<int> prompt(3000, 'a');
+  {
+    Environment limit("MLX_LM_MEMORY_LIMIT", "1000000");
+    expect_error(ErrorKind::memory, "KV cache of 3000 tokens", [&] {
+      generate_step(prompt, model, {});
+    });
+    generate_step(prompt, model, small);
+    generate_step(std::vector<int>(100, 'a'), model, {});
+  }
+  EXPECT_EQ(model->num_forwards, 5);  // none but the estimates
 }
 
 TEST(GenerateStep, CancelledWithinOneChunk) {
