@@ -62,8 +62,7 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
 
 Process::Process(const std::vector<std::string>& command,
                  const ProcessOptions& options)
-    : input_text_(options.input),
-      deadline_(Clock::now() + options.time_limit) {
+    : input_text_(options.input), deadline_(Clock::now() + options.time_limit) {
   // Everything that allocates happens before the fork.
   std::vector<std::string> words = command;
   std::vector<std::string> environment = environment_of(options);
