@@ -241,7 +241,7 @@ TEST_F(CliBadInput, APromptLongerThanTheContextWarns) {
               AllOf(HasSubstr("mlx-lm: warning: "), HasSubstr("512")));
 }
 
-TEST_F(CliBadInput, DISABLED_APromptLongerThanMemoryIsRefusedWithTheEstimate) {
+TEST_F(CliBadInput, APromptLongerThanMemoryIsRefusedWithTheEstimate) {
   environment_["MLX_LM_MEMORY_LIMIT"] = "20MB";
   // 10 million tokens of 1 KiB of cache each.
   EXPECT_THAT(generate({"-p", "-", "-m", "1"}, std::string(10'000'000, 'a')),
@@ -256,7 +256,7 @@ TEST_F(CliBadInput, AMissingPromptCache) {
               FailsWith(HasSubstr("broken")));
 }
 
-TEST_F(CliBadInput, DISABLED_AMissingAdapter) {
+TEST_F(CliBadInput, AMissingAdapter) {
   EXPECT_THAT(generate_some({"--adapter-path", path("nowhere")}),
               FailsWith(HasSubstr("nowhere")));
 }
