@@ -16,6 +16,7 @@
 #include "cli/cache_options.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/construction_draws.h"
 #include "cli/generation_output.h"
 #include "cli/interrupt.h"
 #include "cli/model_options.h"
@@ -185,7 +186,12 @@ void Generate::check() const {
 }
 
 LoadedModel Generate::load() {
-  return prompt_.is_tokens() ? model_.load_tokenizer_optional() : model_.load();
+  LoadedModel loaded =
+      prompt_.is_tokens() ? model_.load_tokenizer_optional() : model_.load();
+  if (sampling_.has_seed()) {
+    skip_construction_draws(*loaded.model);
+  }
+  return loaded;
 }
 
 void Generate::load_draft(GenerateOptions& options,
@@ -198,6 +204,9 @@ void Generate::load_draft(GenerateOptions& options,
   options.draft_model = load_model(draft_model_, load_options);
   clear_progress();
   options.num_draft_tokens = num_draft_tokens_;
+  if (sampling_.has_seed()) {
+    skip_construction_draws(*options.draft_model);
+  }
   int main_size = main.model->vocabulary_size();
   int draft_size = options.draft_model->vocabulary_size();
   if (main.tokenizer != nullptr) {

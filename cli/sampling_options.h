@@ -15,6 +15,8 @@ class SamplingOptions {
  public:
   void add_to(CLI::App& command);
 
+  bool has_seed() const { return !seed_.empty(); }
+
   // Seeds the generator if a seed was given. Throws UsageError.
   void apply_seed() const;
 
