@@ -102,6 +102,7 @@ fn rewrite_code(code: &str, close: Option<&str>) -> (String, usize) {
             let size = operand_size(operand);
             if size > 0 {
                 let (inner, _) = rewrite_code(&operand[..size], None);
+                out.truncate(out.trim_end().len());
                 out.push_str(&format!("|{FILTER}({inner})"));
                 at += 1 + blank + size;
                 before = Before::Operand;
