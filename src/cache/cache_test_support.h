@@ -10,6 +10,7 @@
 #include <mlxlm/error.h>
 
 #include "cache/attention_cache.h"
+#include "tests/support/expect_error.h"
 
 namespace mlxlm {
 
@@ -59,17 +60,5 @@ struct Sequence {
 
   mx::array q, k, v;
 };
-
-template <typename Call>
-void expect_error(ErrorKind kind, const std::string& part, Call call) {
-  try {
-    call();
-    ADD_FAILURE() << "no error; expected one with \"" << part << '"';
-  } catch (const Error& error) {
-    EXPECT_EQ(name_of(error.kind()), name_of(kind)) << error.what();
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-        << error.what();
-  }
-}
 
 }  // namespace mlxlm

@@ -3,6 +3,7 @@
 #include <mlxlm/generate.h>
 
 #include "generate/toy.h"
+#include "tests/support/expect_error.h"
 
 namespace mlxlm {
 namespace {
@@ -28,18 +29,6 @@ Result drained(std::unique_ptr<TokenGenerator> generator, int at_most = 1000) {
 }
 
 const std::vector<int> kPrompt = bytes_of("Speculation is cheap.");
-
-template <typename Call>
-void expect_error(ErrorKind kind, const std::string& part, Call call) {
-  try {
-    call();
-    ADD_FAILURE() << "no error; expected one with \"" << part << '"';
-  } catch (const Error& error) {
-    EXPECT_EQ(name_of(error.kind()), name_of(kind)) << error.what();
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-        << error.what();
-  }
-}
 
 struct Case {
   const char* name;

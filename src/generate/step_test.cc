@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "generate/memory_estimate.h"
 #include "generate/toy.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace mlxlm {
@@ -48,18 +49,6 @@ std::vector<int> by_whole_passes(Model& model,
 }
 
 const std::vector<int> kPrompt = bytes_of("The quick brown fox jumps over.");
-
-template <typename Call>
-void expect_error(ErrorKind kind, const std::string& part, Call call) {
-  try {
-    call();
-    ADD_FAILURE() << "no error; expected one with \"" << part << '"';
-  } catch (const Error& error) {
-    EXPECT_EQ(name_of(error.kind()), name_of(kind)) << error.what();
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-        << error.what();
-  }
-}
 
 class StepTest : public ::testing::TestWithParam<ToyOptions> {
  protected:

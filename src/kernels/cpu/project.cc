@@ -49,7 +49,6 @@ std::vector<Piece> split(std::span<const Product> products, int num_columns) {
 
 void run(const std::vector<Piece>& pieces,
          const std::function<void(const Piece&)>& task) {
-  // For tiny matrices the hand-over costs more than the work.
   parallel_for(static_cast<int>(pieces.size()),
                [&](int i) { task(pieces[i]); });
 }
