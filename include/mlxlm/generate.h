@@ -81,10 +81,10 @@ struct StepResult {
 };
 
 // The generator of tokens: next() computes one, and none at the end. The next
-// step is dispatched before the last is read.
+// step is dispatched before the last is read; the destructor waits for it.
 class TokenGenerator {
  public:
-  virtual ~TokenGenerator() = default;
+  virtual ~TokenGenerator();
   virtual std::optional<StepResult> next() = 0;
 };
 

@@ -1,3 +1,6 @@
+#include <atomic>
+#include <chrono>
+#include <memory>
 #include <set>
 #include <thread>
 
@@ -8,6 +11,7 @@
 #include "core/log.h"
 #include "generate/memory_estimate.h"
 #include "generate/toy.h"
+#include "kernels/mlx_compat/host_op.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
@@ -65,6 +69,27 @@ TEST_P(StepTest, CachedEqualsWhole) {
   auto whole = by_whole_passes(*model_, kPrompt, 20);
   EXPECT_GT(std::set<int>(whole.begin(), whole.end()).size(), 3u);
   EXPECT_EQ(generated(model_, kPrompt, {.max_tokens = 20}), whole);
+}
+
+TEST_P(StepTest, NoStepRunsOnAfterTheEnd) {
+  auto finished = std::make_shared<std::atomic<int>>(0);
+  int drawn = 0;
+  auto slow_greedy = [&](const mx::array& logprobs) {
+    ++drawn;
+    auto slow_copy = [finished](auto in, auto out) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      *out[0].template data<int>() = *in[0].template data<int>();
+      ++*finished;
+    };
+    auto best = mx::astype(mx::argmax(logprobs, -1), mx::int32);
+    return kernels::host_op("slow", {{{1}, mx::int32}}, {best}, slow_copy)[0];
+  };
+  auto generator =
+      generate_step(kPrompt, model_, {.max_tokens = 3, .sampler = slow_greedy});
+  EXPECT_EQ(ids_of(*generator, 2).size(), 2u);
+  generator.reset();
+  EXPECT_EQ(drawn, 3);  // the third was under way
+  EXPECT_EQ(*finished, 3);
 }
 
 TEST_P(StepTest, ChunksEqualTheWhole) {
