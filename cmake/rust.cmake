@@ -1,6 +1,13 @@
 # The Rust crate (tokenizers, chat templates, hub downloads) as one static
 # library, built by cargo with the committed lock file.
-find_program(MLXLM_CARGO NAMES cargo REQUIRED)
+set(setup_cargo "")
+if(EXISTS ${PROJECT_SOURCE_DIR}/build/cargo-path)  # scripts/setup's choice
+  file(STRINGS ${PROJECT_SOURCE_DIR}/build/cargo-path setup_cargo)
+endif()
+find_program(MLXLM_CARGO NAMES ${setup_cargo} cargo REQUIRED)
+# What its standard library, and on macOS the system's certificates, need.
+set(MLXLM_RUST_NEEDS "$<$<PLATFORM_ID:Linux>:dl;m;pthread>"
+  "$<$<PLATFORM_ID:Darwin>:-framework Security;-framework CoreFoundation>")
 set(MLXLM_RUST_FOLDER ${PROJECT_BINARY_DIR}/rust CACHE PATH
   "Where cargo builds; builds of several kinds can share one")
 set(rust_library ${MLXLM_RUST_FOLDER}/release/libmlxlm_rust.a)
@@ -25,5 +32,5 @@ add_library(mlxlm_rust STATIC IMPORTED GLOBAL)
 set_target_properties(mlxlm_rust PROPERTIES
   IMPORTED_LOCATION ${rust_library}
   INTERFACE_INCLUDE_DIRECTORIES ${PROJECT_SOURCE_DIR}/rust/include
-  INTERFACE_LINK_LIBRARIES "$<$<PLATFORM_ID:Linux>:dl;m;pthread>")
+  INTERFACE_LINK_LIBRARIES "${MLXLM_RUST_NEEDS}")
 add_dependencies(mlxlm_rust mlxlm_rust_build)

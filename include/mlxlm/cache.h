@@ -1,9 +1,9 @@
 // Prompt caches: what a model remembers of the tokens it has read.
 //
-//   auto cache = mlxlm::make_prompt_cache(model);          // one per layer
+//   auto cache = mlxlm::make_prompt_cache(*model);         // one per layer
 //   mlxlm::generate(model, tokenizer, "Hello", {.prompt_cache = &cache});
 //   mlxlm::save_prompt_cache("hello.safetensors", cache);  // mlx-lm's format
-//   auto again = mlxlm::load_prompt_cache("hello.safetensors");
+//   auto [again, metadata] = mlxlm::load_prompt_cache("hello.safetensors");
 //
 // Method: mlx_lm/models/cache.py of mlx-lm 0.32.2. A cache is used by one
 // thread at a time.

@@ -3,8 +3,7 @@
 //   try {
 //     auto model = mlxlm::load("path/to/model");
 //   } catch (const mlxlm::Error& error) {
-//     std::cerr << mlxlm::name_of(error.kind()) << ": " << error.what() <<
-//     '\n';
+//     std::cerr << name_of(error.kind()) << ": " << error.what() << '\n';
 //   }
 #pragma once
 

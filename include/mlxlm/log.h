@@ -1,6 +1,6 @@
 // Notes and progress: where the library reports what isn't an error.
 //
-//   mlxlm::set_log_handler([](mlxlm::LogLevel level, std::string_view text) {
+//   mlxlm::set_log_handler([](mlxlm::LogLevel, std::string_view text) {
 //     std::cerr << text << '\n';
 //   });
 //

@@ -60,7 +60,8 @@ std::vector<std::string> supported_model_types() {
 
 ModelPtr make_model(Checkpoint checkpoint, const LoadOptions& options) {
   ConfigReader config(checkpoint.config, checkpoint.source + ": config.json");
-  const auto& family = find_family(config.require_string("model_type"));
+  const std::string model_type = config.require_string("model_type");
+  const auto& family = find_family(model_type);
   auto spec = family.make_spec(config, checkpoint);
   drop_unused(checkpoint, spec);
   const auto adapter = use_adapter(checkpoint, options);

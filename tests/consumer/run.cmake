@@ -8,6 +8,14 @@ function(run name)
   set(output "${output}" PARENT_SCOPE)
 endfunction()
 
+# The program is the one that README.md shows.
+file(READ ${PROJECT}/main.cc program)
+file(READ ${PROJECT}/../../../README.md readme)
+string(FIND "${readme}" "```cpp\n${program}```" place)
+if(place EQUAL -1)
+  message(FATAL_ERROR "README.md does not show ${PROJECT}/main.cc")
+endif()
+
 file(REMOVE_RECURSE ${WORK})
 file(MAKE_DIRECTORY ${WORK})
 run(install ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/first

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <csignal>
 #include <stdexcept>
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -39,6 +41,22 @@ Request parse(std::string_view head) {
   return request;
 }
 
+// Children of the test must not hold it open.
+int not_inherited(int socket) {
+  if (socket >= 0) {
+    ::fcntl(socket, F_SETFD, FD_CLOEXEC);
+  }
+  return socket;
+}
+
+sockaddr_in loopback(int port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<in_port_t>(port));
+  return address;
+}
+
 }  // namespace
 
 std::string Request::header(const std::string& name) const {
@@ -53,7 +71,7 @@ std::size_t Request::range_start() const {
 
 bool Connection::send(std::string_view bytes) {
   while (!bytes.empty()) {
-    ssize_t count = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    ssize_t count = ::send(socket_, bytes.data(), bytes.size(), 0);
     if (count <= 0) {
       closed_ = true;
       return false;
@@ -95,10 +113,9 @@ bool Connection::read_request(Request& request) {
 }
 
 Server::Server(Handler handler) : handler_(std::move(handler)) {
-  listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::signal(SIGPIPE, SIG_IGN);  // clients that go away
+  listener_ = not_inherited(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address = loopback(0);
   socklen_t size = sizeof(address);
   auto* generic = reinterpret_cast<sockaddr*>(&address);
   if (listener_ < 0 || ::bind(listener_, generic, size) != 0 ||
@@ -112,8 +129,12 @@ Server::Server(Handler handler) : handler_(std::move(handler)) {
 
 Server::~Server() {
   stopping_ = true;
-  ::shutdown(listener_, SHUT_RDWR);
+  // Wakes accept() on every system, which shutdown() doesn't.
+  sockaddr_in address = loopback(port_);
+  int last = not_inherited(::socket(AF_INET, SOCK_STREAM, 0));
+  ::connect(last, reinterpret_cast<sockaddr*>(&address), sizeof(address));
   acceptor_.join();
+  ::close(last);
   ::close(listener_);
   {
     std::lock_guard lock(mutex_);
@@ -140,7 +161,7 @@ std::vector<Request> Server::requests() const {
 
 void Server::accept_connections() {
   while (!stopping_) {
-    int socket = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    int socket = not_inherited(::accept(listener_, nullptr, nullptr));
     if (socket < 0) {
       continue;
     }

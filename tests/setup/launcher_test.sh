@@ -135,5 +135,7 @@ ln -s "$checkout/mlx-lm" "$sandbox/home/links/first"
 ln -s links/first "$sandbox/home/second"
 run sh -c "cd / && '$sandbox/home/second' version"
 expect_out '[version]'
+run sh -c "cd '$checkout' && sh mlx-lm version"
+expect_out '[version]'
 
 finish

@@ -221,6 +221,16 @@ expect_err 'installing with Homebrew: cmake nlohmann-json'
 expect_call 'brew install cmake nlohmann-json'
 expect_call pins/mlx-metal.txt
 
+complete "macOS: the tests need a newer Python than Apple's"
+stub uname 'echo Darwin'
+recorded brew
+recorded python3 "case \"\$*\" in *version_info*) exit 1 ;; esac
+$python_stub"
+setup
+expect_no_call 'brew install'
+setup --tests
+expect_call 'brew install python'
+
 complete 'macOS without Homebrew'
 stub uname 'echo Darwin'
 setup
