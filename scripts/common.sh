@@ -80,7 +80,7 @@ nvidia_driver_major() {
   local version=
   if have nvidia-smi; then
     version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader \
-      2>/dev/null | head -n 1)
+      2>/dev/null | sed -n 1p)
   fi
   case ${version%%.*} in
     '' | *[!0-9]*) echo 0 ;;
