@@ -133,6 +133,90 @@ TEST(ChatTemplate, DeepValuesAndExpressionsAreRefused) {
   EXPECT_THAT(error_of(std::string(2 << 20, 'x')), HasSubstr("limit of"));
 }
 
+// A value that holds another one twice, which holds another one twice, and so
+// on: a few parts, and a text without end.
+TEST(ChatTemplate, ValuesCostAllThatTheyHold) {
+  const std::string doubled =
+      "{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}"
+      "{% set n.x = [n.x, n.x] %}{% set n.y = {'a': n.y, 'b': n.y}.values() %}"
+      "{% set n.z = (n.z, n.z) %}{% endfor %}"
+      "{% set n.w = namespace(x=n.x) %}";
+  EXPECT_EQ(render(doubled + "{{ n.x|length }}", kHello), "2");
+  for (const char* use : {
+           // Operators.
+           "{{ n.x ~ '' }}",
+           "{{ {'a': {'b': 1}} ~ n.x }}",
+           "{{ 1 if n.x == [n.x[0], n.x[1]] }}",
+           "{{ 1 if 0 == 0 != n.x < [n.x[0]] }}",
+           "{{ n.x in [n.x + []] }}",
+           "{{ {n.x: 1} }}",
+           "{{ {}[n.x] }}",
+           "{{ '%s' % n.x }}",
+           "{{ '%(a)s' % {'a': n.x} }}",
+           // Tests.
+           "{{ n.x is eq [n.x[0], n.x[1]] }}",
+           "{{ n.x is in [[n.x[0], n.x[1]]] }}",
+           "{{ [n.x]|select('==', [n.x[0], n.x[1]])|list }}",
+           // Text.
+           "{{ n.x }}",
+           "{{ n.y }}",
+           "{{ n.z }}",
+           "{{ n.w ~ 1 }}",
+           "{{ n.x|string }}",
+           "{{ n.x|upper }}",
+           "{{ n.x|title }}",
+           "{{ n.x|tojson }}",
+           "{{ n.x|pprint }}",
+           "{{ n.x|safe }}",
+           "{{ n.x|e }}",
+           "{{ n.x|join }}",
+           "{{ n.x|indent }}",
+           "{{ n.x|trim }}",
+           "{{ 'a'|trim(n.x) }}",
+           "{{ 'a'|replace(n.x, 'b') }}",
+           "{{ [n.x]|map('lower')|list }}",
+           "{{ {'a': n.x}|urlencode }}",
+           "{{ '{}'.format(n.x) }}",
+           "{{ joiner(n.x) }}",
+           "{{ raise_exception(n.x) }}",
+           "{% macro f(a) %}{{ a ~ 'b' }}{% endmacro %}{{ f(n.x) }}",
+           // Order.
+           "{{ [n.x, n.x + []]|sort }}",
+           "{{ [n.x, n.x + []]|unique|list }}",
+           "{{ [n.x, n.x + []]|max }}",
+           "{{ [{'a': n.x}, {'a': n.x + []}]|groupby('a') }}",
+           "{{ {'a': n.x, 'b': n.x + []}|dictsort(by='value') }}",
+           "{{ [n.x].index([n.x[0], n.x[1]]) }}",
+           "{{ [n.x].count([n.x[0], n.x[1]]) }}",
+           "{% for a in [n.x, n.x + []] %}{{ loop.changed(a) }}{% endfor %}",
+       }) {
+    EXPECT_THAT(error_of(doubled + use), HasSubstr("too many steps")) << use;
+  }
+  EXPECT_THAT(error_of(doubled + "{{ cycler(n.x) }}"), HasSubstr("cycler"));
+  // Leaks if it isn't taken apart.
+  EXPECT_THAT(error_of("{% set n = namespace() %}{% set n.n = [n] %}"
+                       "{{ n ~ 1 }}"),
+              HasSubstr("nested too deep"));
+}
+
+TEST(ChatTemplate, ListsHaveABoundedLength) {
+  auto doubled = [](const std::string& start, const std::string& use) {
+    return "{% set n = namespace(x=" + start + ") %}{% for i in range(60) %}" +
+           "{% set n.x = n.x + n.x %}{% endfor %}" + use;
+  };
+  EXPECT_EQ(render(doubled("[]", "{% for y in n.x %}{% endfor %}.") +
+                       "{{ [[]] * 100000 == [] }}{{ [] * 100000000 }}",
+                   kHello),
+            ".False[]");
+  EXPECT_THAT(error_of(doubled("[1]", "")), HasSubstr("more than 100000"));
+  EXPECT_THAT(error_of("{{ ([1] * 100001)|length }}"),
+              HasSubstr("more than 100000"));
+  EXPECT_THAT(
+      error_of("{{ range(99999)|tojson(indent=64) }}"
+               "{{ range(99999)|tojson(separators=('a' * 9999, '')) }}"),
+      HasSubstr("too many steps"));
+}
+
 TEST(ChatTemplate, ErrorsSayWhatAndWhere) {
   EXPECT_THAT(error_of("\n{{ raise_exception('no tools here') }}"),
               HasSubstr("refuses the conversation: no tools here"));

@@ -4,7 +4,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
-use super::{filters, format, json, methods, python, tests};
+use super::{filters, format, json, methods, namespaces, python, tests, weight};
 
 const MAX_DEPTH: usize = 150;
 /// Jinja2's sandbox allows no longer ones.
@@ -26,30 +26,48 @@ pub fn create() -> Environment<'static> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("range", range);
     environment.add_function("dict", dict);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
-    environment.add_function("cycler", |items: Rest<Value>| {
-        minijinja_contrib::globals::cycler(items.0)
-    });
+    environment.add_function("namespace", namespaces::namespace);
+    environment.add_function("joiner", joiner);
+    environment.add_function("cycler", cycler);
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(format::FILTER, format::percent);
     filters::add_to(&mut environment);
     tests::add_to(&mut environment);
+    weight::add_to(&mut environment);
+    // Not Jinja2's, or shows the program's inside.
+    for name in ["bool", "chain", "lines", "split", "zip"] {
+        environment.remove_filter(name);
+    }
+    environment.remove_global("debug");
     environment
 }
 
+/// Made of text, because it prints what it is made of.
+fn joiner(state: &State, separator: Option<Value>) -> Result<Value, Error> {
+    let text = separator.map_or(Ok(", ".to_owned()), |value| python::str(state, &value))?;
+    Ok(minijinja_contrib::globals::joiner(Some(Value::from(text))))
+}
+
+fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.0.iter().any(|item| item.as_object().is_some()) {
+        return Err(python::error("cycler() takes texts and numbers"));
+    }
+    minijinja_contrib::globals::cycler(items.0)
+}
+
 /// `{{ value }}` prints as Python's `str` would.
-fn print(output: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.as_str() {
         Some(text) => output.write_str(text).map_err(Error::from),
         None if value.is_undefined() => Ok(()),
-        None => output.write_str(&python::str(value)?).map_err(Error::from),
+        None => output.write_str(&python::str(state, value)?).map_err(Error::from),
     }
 }
 
 const RAISED: &str = "raise_exception: ";
 
-fn raise_exception(message: Value) -> Result<Value, Error> {
-    let text = format!("{RAISED}{}", python::str(&message)?);
+fn raise_exception(state: &State, message: Value) -> Result<Value, Error> {
+    let text = format!("{RAISED}{}", python::str(state, &message)?);
     Err(Error::new(ErrorKind::InvalidOperation, text))
 }
 

@@ -4,17 +4,25 @@ use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value};
 
 use super::format;
-use super::methods::named;
-use super::python;
+use super::case;
+use super::methods::{self, named};
+use super::{python, weight};
 
 pub fn add_to(environment: &mut Environment<'static>) {
-    environment.add_filter("string", |value: &Value| python::str(value));
+    environment.add_filter("string", |state: &State, value: &Value| python::str(state, value));
+    environment.add_filter("safe", safe);
+    environment.add_filter("upper", upper);
+    environment.add_filter("lower", lower);
+    environment.add_filter("title", title);
+    environment.add_filter("capitalize", capitalize);
+    environment.add_filter("trim", trim);
+    environment.add_filter("replace", replace);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     for name in ["e", "escape"] {
-        environment.add_filter(name, |value: &Value| match value.is_safe() {
+        environment.add_filter(name, |state: &State, value: &Value| match value.is_safe() {
             true => Ok(value.clone()),
-            false => escape(value),
+            false => escape(state, value),
         });
     }
     environment.add_filter("forceescape", escape);
@@ -25,9 +33,9 @@ pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("urlencode", url_encode);
     environment.add_filter("dictsort", dict_sort);
     environment.add_filter("join", join);
-    environment.add_filter("pprint", |value: &Value| python::repr(value));
-    environment.add_filter("format", |template: &str, values: Rest<Value>| {
-        format::percent(template, Value::from(Tuple::from(values.0)))
+    environment.add_filter("pprint", |state: &State, value: &Value| python::repr(state, value));
+    environment.add_filter("format", |state: &State, template: &str, values: Rest<Value>| {
+        format::percent(state, template, Value::from(Tuple::from(values.0)))
     });
 }
 
@@ -122,9 +130,59 @@ fn float(value: &Value, given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     })
 }
 
-fn escape(value: &Value) -> Result<Value, Error> {
+fn safe(state: &State, value: &Value) -> Result<Value, Error> {
+    Ok(Value::from_safe_string(python::str(state, value)?))
+}
+
+fn upper(state: &State, value: &Value) -> Result<String, Error> {
+    Ok(python::str(state, value)?.to_uppercase())
+}
+
+fn lower(state: &State, value: &Value) -> Result<String, Error> {
+    Ok(python::str(state, value)?.to_lowercase())
+}
+
+fn title(state: &State, value: &Value) -> Result<String, Error> {
+    Ok(minijinja::filters::title(python::str(state, value)?.into()))
+}
+
+fn capitalize(state: &State, value: &Value) -> Result<String, Error> {
+    Ok(case::capitalize(&python::str(state, value)?))
+}
+
+fn trim(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let given = arguments(given, &["chars"])?;
+    let text = python::str(state, value)?;
+    Ok(match given[0].as_ref().filter(|chars| !chars.is_none()) {
+        None => text.trim_matches(python::is_space).to_owned(),
+        Some(chars) => {
+            let chars = python::str(state, chars)?;
+            text.trim_matches(|c| chars.contains(c)).to_owned()
+        }
+    })
+}
+
+fn replace(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let given = arguments(given, &["old", "new", "count"])?;
+    let (Some(old), Some(new)) = (&given[0], &given[1]) else {
+        return Err(python::error("replace takes an old and a new text"));
+    };
+    let limit = match &given[2] {
+        Some(count) if !count.is_none() => whole(&given[2], -1)?,
+        _ => -1,
+    };
+    methods::replaced(
+        state,
+        &python::str(state, value)?,
+        &python::str(state, old)?,
+        &python::str(state, new)?,
+        usize::try_from(limit).unwrap_or(usize::MAX),
+    )
+}
+
+fn escape(state: &State, value: &Value) -> Result<Value, Error> {
     let mut out = String::new();
-    for character in python::str(value)?.chars() {
+    for character in python::str(state, value)?.chars() {
         match character {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
@@ -146,7 +204,7 @@ fn indent(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<St
     };
     let is_set = |index: usize| given[index].as_ref().is_some_and(Value::is_true);
     let (first, blank) = (is_set(1), is_set(2));
-    let text = python::str(value)?;
+    let text = python::str(state, value)?;
     let lines: Vec<&str> = text.lines().collect();
     let ends_open = text.ends_with('\n') || text.is_empty();
     let lines = lines.iter().copied().chain(ends_open.then_some(""));
@@ -165,10 +223,10 @@ fn indent(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<St
     Ok(out)
 }
 
-fn truncate(value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
+fn truncate(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let given = arguments(given, &["length", "killwords", "end", "leeway"])?;
-    let text = python::str(value)?;
-    let end = given[2].as_ref().map_or(Ok("...".to_owned()), python::str)?;
+    let text = python::str(state, value)?;
+    let end = given[2].as_ref().map_or(Ok("...".to_owned()), |end| python::str(state, end))?;
     let length = whole(&given[0], 255)?.max(0) as usize;
     let leeway = whole(&given[3], 5)?.max(0) as usize;
     let end_length = end.chars().count();
@@ -187,7 +245,7 @@ fn truncate(value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> 
 }
 
 fn center(state: &State, value: &Value, width: Option<i64>) -> Result<String, Error> {
-    let text = python::str(value)?;
+    let text = python::str(state, value)?;
     let width = usize::try_from(width.unwrap_or(80)).unwrap_or(0);
     let missing = width.saturating_sub(text.chars().count());
     state.consume_fuel(missing as u64 / 64)?;
@@ -199,13 +257,13 @@ fn center(state: &State, value: &Value, width: Option<i64>) -> Result<String, Er
     ))
 }
 
-fn word_count(value: &Value) -> Result<usize, Error> {
-    let text = python::str(value)?;
+fn word_count(state: &State, value: &Value) -> Result<usize, Error> {
+    let text = python::str(state, value)?;
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
     Ok(words.filter(|word| !word.is_empty()).count())
 }
 
-fn url_encode(value: &Value) -> Result<String, Error> {
+fn url_encode(state: &State, value: &Value) -> Result<String, Error> {
     let quote = |text: &str, safe: &str| {
         let mut out = String::new();
         for byte in text.bytes() {
@@ -219,15 +277,15 @@ fn url_encode(value: &Value) -> Result<String, Error> {
         out
     };
     if value.kind() != ValueKind::Map {
-        return Ok(quote(&python::str(value)?, "/"));
+        return Ok(quote(&python::str(state, value)?, "/"));
     }
     let mut pairs = Vec::new();
     for key in value.try_iter()?.checked() {
         let key = key?;
-        let item = python::str(&value.get_item(&key)?)?;
+        let item = python::str(state, &value.get_item(&key)?)?;
         pairs.push(format!(
             "{}={}",
-            quote(&python::str(&key)?, ""),
+            quote(&python::str(state, &key)?, ""),
             quote(&item, "")
         ));
     }
@@ -236,7 +294,7 @@ fn url_encode(value: &Value) -> Result<String, Error> {
 
 fn join(state: &mut State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let given = arguments(given, &["d", "attribute"])?;
-    let separator = given[0].as_ref().map_or(Ok(String::new()), python::str)?;
+    let separator = given[0].as_ref().map_or(Ok(String::new()), |text| python::str(state, text))?;
     if value.is_undefined() {
         return Ok(String::new());
     }
@@ -252,7 +310,7 @@ fn join(state: &mut State, value: &Value, given: Rest<ValueOrKwargs>) -> Result<
         if index > 0 {
             out.push_str(&separator);
         }
-        let text = python::str(&item?)?;
+        let text = python::str(state, &item?)?;
         state.consume_fuel(1 + (separator.len() + text.len()) as u64 / 64)?;
         out.push_str(&text);
     }
@@ -286,6 +344,9 @@ fn dict_sort(state: &State, dict: &Value, given: Rest<ValueOrKwargs>) -> Result<
         pairs.push((by, key, value));
     }
     state.consume_fuel(pairs.len() as u64 * 16)?;
+    if by_value {
+        weight::weigh(state, dict)?;
+    }
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     if is_set(2) {
         // Python's reverse sort keeps the order of equals.

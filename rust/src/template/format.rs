@@ -3,14 +3,14 @@
 
 use minijinja::formatting::{format, FormatStyle};
 use minijinja::value::ValueKind;
-use minijinja::{Error, Value};
+use minijinja::{Error, State, Value};
 
-use super::{filters, python};
+use super::{filters, python, weight};
 
 pub const FILTER: &str = "_percent_format";
 
 /// `'format' % value`, a tuple being several values.
-pub fn percent(template: &str, value: Value) -> Result<String, Error> {
+pub fn percent(state: &State, template: &str, value: Value) -> Result<String, Error> {
     let values: Vec<Value> = match value.kind() {
         ValueKind::Seq if value.is_tuple() => value.try_iter()?.collect(),
         _ => vec![value],
@@ -18,6 +18,7 @@ pub fn percent(template: &str, value: Value) -> Result<String, Error> {
     check_widths(template)?;
     let conversions = conversions(template);
     if conversions.is_none() && values.len() == 1 {
+        weight::weigh(state, &values[0])?;
         // '%(name)s' names members of the one value.
         return format(FormatStyle::Printf, template, &values);
     }
@@ -35,9 +36,9 @@ pub fn percent(template: &str, value: Value) -> Result<String, Error> {
         converted.push(match conversion {
             'r' | 'a' => {
                 template.replace_range(at..=at, "s");
-                Value::from(python::repr(&value)?)
+                Value::from(python::repr(state, &value)?)
             }
-            's' => Value::from(python::str(&value)?),
+            's' => Value::from(python::str(state, &value)?),
             'd' | 'i' | 'u' if value.is_number() && !value.is_integer() => {
                 filters::truncated(f64::try_from(value)?)
                     .ok_or_else(|| python::error("the number is too large"))?

@@ -103,7 +103,7 @@ impl Style {
         out.push('[');
         let mut empty = true;
         for item in list.try_iter()?.checked() {
-            self.begin_item(out, empty, depth + 1);
+            self.begin_item(out, empty, depth + 1, state)?;
             self.write(out, &item?, depth + 1, state)?;
             empty = false;
         }
@@ -129,7 +129,7 @@ impl Style {
         out.push('{');
         let empty = pairs.is_empty();
         for (index, (key, value)) in pairs.iter().enumerate() {
-            self.begin_item(out, index == 0, depth + 1);
+            self.begin_item(out, index == 0, depth + 1, state)?;
             self.quote(out, key, state)?;
             out.push_str(&self.key_separator);
             self.write(out, value, depth + 1, state)?;
@@ -138,11 +138,22 @@ impl Style {
         Ok(())
     }
 
-    fn begin_item(&self, out: &mut String, first: bool, depth: usize) {
+    fn begin_item(
+        &self,
+        out: &mut String,
+        first: bool,
+        depth: usize,
+        state: &State,
+    ) -> Result<(), Error> {
+        let indent = self.indent.as_ref().map_or(0, String::len);
+        let separators = self.item_separator.len() + self.key_separator.len();
+        // Twice the indent: the closing bracket may have a line of its own.
+        state.consume_fuel((separators + 2 * indent * depth) as u64 / 64)?;
         if !first {
             out.push_str(&self.item_separator);
         }
         self.new_line(out, depth);
+        Ok(())
     }
 
     fn end(&self, out: &mut String, empty: bool, depth: usize, close: char) {

@@ -4,8 +4,9 @@ use minijinja::value::{from_args, Kwargs, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::format;
 use super::python::{self, is_space};
+use super::case::{capitalize, swap_case, title};
+use super::{format, weight};
 
 /// Called for methods that minijinja itself doesn't know.
 pub fn call(
@@ -14,6 +15,12 @@ pub fn call(
     method: &str,
     arguments: &[Value],
 ) -> Result<Value, Error> {
+    for argument in arguments {
+        weight::weigh(state, argument)?;
+    }
+    if matches!(method, "count" | "index") {
+        weight::weigh(state, value)?;
+    }
     let own = match value.kind() {
         ValueKind::String => string(state, value.as_str().unwrap_or_default(), method, arguments),
         ValueKind::Map => dict(value, method, arguments),
@@ -309,62 +316,24 @@ fn replace(state: &State, s: &str, arguments: &[Value]) -> Result<Value, Error> 
     let values = named(arguments, &["old", "new", "count"])?;
     let (old, new) = (text(&values[0], "old")?, text(&values[1], "new")?);
     let limit = usize::try_from(whole(&values[2], -1)?).unwrap_or(usize::MAX);
+    replaced(state, s, old, new, limit).map(Value::from)
+}
+
+pub fn replaced(
+    state: &State,
+    s: &str,
+    old: &str,
+    new: &str,
+    limit: usize,
+) -> Result<String, Error> {
     let matches = (s.len() / old.len().max(1) + 1).min(limit);
     charge(state, matches.saturating_mul(new.len()))?;
-    Ok(Value::from(s.replacen(old, new, limit)))
+    Ok(s.replacen(old, new, limit))
 }
 
 /// Pays for text before it is made.
 fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / 64)
-}
-
-fn upper_first(c: char) -> String {
-    // Of the letters with a title case of their own, only digraphs matter.
-    match c {
-        'ǆ' | 'Ǆ' | 'ǅ' => "ǅ".to_owned(),
-        'ǉ' | 'Ǉ' | 'ǈ' => "ǈ".to_owned(),
-        'ǌ' | 'Ǌ' | 'ǋ' => "ǋ".to_owned(),
-        'ǳ' | 'Ǳ' | 'ǲ' => "ǲ".to_owned(),
-        'ß' => "Ss".to_owned(),
-        c => c.to_uppercase().collect(),
-    }
-}
-
-/// Every word's first letter is upper case; words end at anything without
-/// case.
-fn title(s: &str) -> String {
-    let mut out = String::with_capacity(s.len());
-    let mut in_word = false;
-    for c in s.chars() {
-        if in_word {
-            out.extend(c.to_lowercase());
-        } else {
-            out.push_str(&upper_first(c));
-        }
-        in_word = c.is_lowercase() || c.is_uppercase();
-    }
-    out
-}
-
-fn capitalize(s: &str) -> String {
-    let mut chars = s.chars();
-    match chars.next() {
-        Some(first) => upper_first(first) + &chars.as_str().to_lowercase(),
-        None => String::new(),
-    }
-}
-
-fn swap_case(s: &str) -> String {
-    s.chars()
-        .flat_map(|c| -> Vec<char> {
-            if c.is_uppercase() {
-                c.to_lowercase().collect()
-            } else {
-                c.to_uppercase().collect()
-            }
-        })
-        .collect()
 }
 
 enum Side {

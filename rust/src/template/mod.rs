@@ -1,16 +1,20 @@
 //! Chat templates: compiled once, rendered for a conversation, within limits.
 
+mod case;
 mod chat;
 mod environment;
 mod filters;
 mod format;
+mod guards;
 mod json;
 mod methods;
+mod namespaces;
 mod python;
 mod rewrite;
 mod source;
 mod tests;
 mod time;
+mod weight;
 
 use std::ffi::c_char;
 use std::fmt;
@@ -94,14 +98,13 @@ fn render(handle: &Handle, chat: &chat::Chat, fuel: u64) -> Result<String, Strin
     let mut environment = handle.environment.clone();
     environment.set_fuel(Some(fuel));
     let mut output = Bounded(Vec::new());
-    environment
-        .get_template(NAME)
-        .and_then(|template| {
-            template
-                .render_captured_to(Value::from_pairs(context), &mut output)
-                .map(|_| ())
-        })
-        .map_err(|error| describe(&error))?;
+    let rendered = environment.get_template(NAME).and_then(|template| {
+        template
+            .render_captured_to(Value::from_pairs(context), &mut output)
+            .map(|_| ())
+    });
+    namespaces::clear();
+    rendered.map_err(|error| describe(&error))?;
     let text = String::from_utf8(output.0).map_err(|error| error.to_string())?;
     match tail {
         Some(tail) => tail.cut(text),

@@ -3,38 +3,37 @@
 use std::fmt::Write;
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 /// Deeper values are refused, like Python's recursion limit does.
 pub const MAX_DEPTH: usize = 400;
-const MAX_TEXT_BYTES: usize = 64 << 20;
 
 pub fn error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
 /// `str(value)`.
-pub fn str(value: &Value) -> Result<String, Error> {
+pub fn str(state: &State, value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         None if value.is_undefined() => Ok(String::new()),
-        None => repr(value),
+        None => repr(state, value),
     }
 }
 
-/// `repr(value)`.
-pub fn repr(value: &Value) -> Result<String, Error> {
+/// `repr(value)`. Paid for part by part: a value that holds another one twice,
+/// and so on, has few parts and a text without end.
+pub fn repr(state: &State, value: &Value) -> Result<String, Error> {
     let mut out = String::new();
-    write_repr(&mut out, value, 0)?;
+    write_repr(state, &mut out, value, 0)?;
     Ok(out)
 }
 
-fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-    // A value that holds another one twice, and so on, has few parts and a
-    // text without end.
-    if depth > MAX_DEPTH || out.len() > MAX_TEXT_BYTES {
-        return Err(error("a value is too large or nested too deep to print"));
+fn write_repr(state: &State, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(error("a value is nested too deep to print"));
     }
+    state.consume_fuel(1 + value.as_str().map_or(0, |text| text.len() as u64 / 32))?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::String => quote(out, value.as_str().unwrap_or_default()),
@@ -42,15 +41,15 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
             out.push_str(&float(f64::try_from(value.clone())?));
         }
         ValueKind::Seq if value.is_tuple() => {
-            let length = write_items(out, value, ('(', ')'), depth)?;
+            let length = write_items(state, out, value, ('(', ')'), depth)?;
             if length == 1 {
                 out.insert(out.len() - 1, ',');
             }
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            write_items(out, value, ('[', ']'), depth)?;
+            write_items(state, out, value, ('[', ']'), depth)?;
         }
-        ValueKind::Map if is_dict(value) => write_pairs(out, value, depth)?,
+        ValueKind::Map if is_dict(value) => write_pairs(state, out, value, depth)?,
         _ => write!(out, "{value}").map_err(|_| error("a value can't be printed"))?,
     }
     Ok(())
@@ -62,6 +61,7 @@ pub fn is_dict(value: &Value) -> bool {
 }
 
 fn write_items(
+    state: &State,
     out: &mut String,
     value: &Value,
     (open, close): (char, char),
@@ -73,23 +73,28 @@ fn write_items(
         if length > 0 {
             out.push_str(", ");
         }
-        write_repr(out, &item?, depth + 1)?;
+        write_repr(state, out, &item?, depth + 1)?;
         length += 1;
     }
     out.push(close);
     Ok(length)
 }
 
-fn write_pairs(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+fn write_pairs(
+    state: &State,
+    out: &mut String,
+    value: &Value,
+    depth: usize,
+) -> Result<(), Error> {
     out.push('{');
     for (index, key) in value.try_iter()?.checked().enumerate() {
         let key = key?;
         if index > 0 {
             out.push_str(", ");
         }
-        write_repr(out, &key, depth + 1)?;
+        write_repr(state, out, &key, depth + 1)?;
         out.push_str(": ");
-        write_repr(out, &value.get_item(&key)?, depth + 1)?;
+        write_repr(state, out, &value.get_item(&key)?, depth + 1)?;
     }
     out.push('}');
     Ok(())
@@ -200,7 +205,9 @@ mod tests {
         ];
         for (text, shown) in cases {
             let list = Value::from(vec![text]);
-            assert_eq!(str(&list).unwrap(), format!("[{shown}]"));
+            let environment = minijinja::Environment::new();
+            let state = environment.empty_state();
+            assert_eq!(str(&state, &list).unwrap(), format!("[{shown}]"));
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Rewrites what Jinja2 has and minijinja's grammar has not:
 //! `'...' % x` becomes a filter, a sign `+` goes, and escapes of strings that
-//! minijinja reads otherwise become ones it reads alike.
+//! minijinja reads otherwise become ones it reads alike. Operations whose cost
+//! minijinja doesn't know get guards.
 
 use super::format::FILTER;
+use super::guards;
 
 /// minijinja compiles an expression recursively, without a limit of its own.
 const MAX_TOKENS: usize = 10_000;
@@ -30,8 +32,9 @@ pub fn rewrite(source: &str) -> Result<String, String> {
                 continue;
             }
         };
-        if close == "%}" {
-            match tag_name(&rest[2..]) {
+        let tag = (close == "%}").then(|| tag_name(&rest[2..]));
+        if let Some(tag) = tag {
+            match tag {
                 "endraw" => raw = false,
                 _ if raw => {
                     out.push_str("{%");
@@ -50,7 +53,7 @@ pub fn rewrite(source: &str) -> Result<String, String> {
             ));
         }
         let (code, size) = rewrite_code(&rest[2..], Some(close));
-        out.push_str(&code);
+        out.push_str(&guards::guard(&code, tag));
         rest = &rest[2 + size..];
     }
     out.push_str(rest);
@@ -60,12 +63,26 @@ pub fn rewrite(source: &str) -> Result<String, String> {
 fn token_count(code: &str, close: &str) -> usize {
     let mut at = 0;
     let mut count = 0;
-    while at < code.len() && !code[at..].starts_with(close) && count <= MAX_TOKENS {
+    let mut depth = 0;
+    while at < code.len() && count <= MAX_TOKENS {
+        if depth == 0 && code[at..].starts_with(close) {
+            break;
+        }
         let size = token_size(&code[at..]);
+        depth += nesting(&code[at..at + size]);
         count += usize::from(kind_of(&code[at..at + size]).is_some());
         at += size;
     }
     count
+}
+
+/// By how much a token opens or closes brackets; code ends outside all of them.
+fn nesting(token: &str) -> i32 {
+    match token {
+        "(" | "[" | "{" => 1,
+        ")" | "]" | "}" => -1,
+        _ => 0,
+    }
 }
 
 /// The first word of a tag.
@@ -90,10 +107,11 @@ enum Before {
 fn rewrite_code(code: &str, close: Option<&str>) -> (String, usize) {
     let mut out = String::new();
     let mut at = 0;
+    let mut depth = 0;
     let mut before = Before::Nothing;
     while at < code.len() {
         let rest = &code[at..];
-        if close.is_some_and(|close| rest.starts_with(close)) {
+        if depth == 0 && close.is_some_and(|close| rest.starts_with(close)) {
             break;
         }
         if before == Before::Literal && rest.starts_with('%') && !rest.starts_with("%}") {
@@ -112,6 +130,7 @@ fn rewrite_code(code: &str, close: Option<&str>) -> (String, usize) {
         let size = token_size(rest);
         let token = &rest[..size];
         at += size;
+        depth += nesting(token);
         let kind = kind_of(token);
         // At the very start "+" controls whitespace, and so it does at the end.
         let is_sign = token == "+"
@@ -145,12 +164,12 @@ fn kind_of(token: &str) -> Option<Before> {
     })
 }
 
-fn is_word(c: char) -> bool {
+pub fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 /// A string, a word or one character.
-fn token_size(code: &str) -> usize {
+pub fn token_size(code: &str) -> usize {
     let Some(first) = code.chars().next() else {
         return 0;
     };
@@ -288,21 +307,22 @@ mod tests {
             ("{{ '%s' % x }}", "{{ '%s'|_percent_format(x) }}"),
             (
                 "{{ '%s-%d' % (a, b.c[0]) ~ 'x' }}",
-                "{{ '%s-%d'|_percent_format((a, b.c[0])) ~ 'x' }}",
+                "{{ ('%s-%d'|_percent_format((a, b.c[0])))|_weigh ~ 'x' }}",
             ),
             (
                 "{% if '%s' % x|upper == y %}%{% endif %}",
-                "{% if '%s'|_percent_format(x|upper) == y %}%{% endif %}",
+                "{% if ('%s'|_percent_format(x|upper))|_weigh == (y)|_weigh %}%{% endif %}",
             ),
             ("{{ a % 2 }} 100 % {# '%' % x #}", "{{ a % 2 }} 100 % {# '%' % x #}"),
             ("{%- set a = 'b' %}", "{%- set a = 'b' %}"),
+            ("{{ {'a': {'b': +1}} }}", "{{ {'a': {'b': 1}} }}"),
             (
                 "{{ '%s' % ('%s' % x) }}",
                 "{{ '%s'|_percent_format(('%s'|_percent_format(x))) }}",
             ),
             ("{{ '%s' % -x.y }}", "{{ '%s'|_percent_format(-x.y) }}"),
             ("{{ 'it\\'s %s' % x", "{{ 'it\\'s %s'|_percent_format(x)"),
-            ("{{ +5 + +x }}{{ a + b }}", "{{ 5 + x }}{{ a + b }}"),
+            ("{{ +5 + +x }}{{ a + b }}", "{{ 5 + x }}{{ (a)|_short + (b)|_short }}"),
             ("{%+ if x +%}{{+ 5 }}", "{%+ if x +%}{{+ 5 }}"),
             (
                 r"{{ '\/\n\a\U0001F600\\' }}\/",
