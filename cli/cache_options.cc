@@ -1,13 +1,15 @@
 #include "cli/cache_options.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
-#include <variant>
 
 #include <nlohmann/json.hpp>
 
 #include <mlxlm/error.h>
 
+#include "cli/command.h"
+#include "cli/console.h"
 #include "core/json.h"
 
 namespace mlxlm::cli {
@@ -26,43 +28,13 @@ std::string eos_token_of(const CacheMetadata& metadata) {
                                                      : "";
 }
 
-// A number in the state of a cache, if there is one.
-std::optional<int> number_at(const CacheState& state, std::size_t index) {
-  const auto* list = std::get_if<CacheState::List>(&state.value);
-  if (list == nullptr || index >= list->size()) {
-    return std::nullopt;
-  }
-  const int* number = std::get_if<int>(&(*list)[index].value);
-  return number != nullptr ? std::optional<int>(*number) : std::nullopt;
-}
-
-void check_equal(const char* option, int wanted, std::optional<int> held) {
-  if (held && *held != wanted) {
-    throw Error(ErrorKind::argument,
-                std::string(option) + " is " + std::to_string(wanted) +
-                    ", but the cache in --prompt-cache-file has " +
-                    std::to_string(*held));
-  }
-}
-
-// The state of a QuantizedKVCache: keys, values, offset, group size, bits.
-void check_quantization(const Cache& cache,
-                        std::optional<int> bits,
-                        int group_size) {
-  if (cache.kind() != "QuantizedKVCache") {
-    return;
-  }
-  CacheState state = cache.state();
-  check_equal("--kv-group-size", group_size, number_at(state, 3));
-  if (bits) {
-    check_equal("--kv-bits", *bits, number_at(state, 4));
-  }
-}
+constexpr char kContinue[] = "continue";
+constexpr char kPrefix[] = "prefix";
+constexpr char kGroup[] = "Cache";
 
 }  // namespace
 
 void CacheOptions::add_to(CLI::App& command) {
-  constexpr char kGroup[] = "Cache";
   command
       .add_option("--max-kv-size",
                   max_kv_size_,
@@ -76,32 +48,80 @@ void CacheOptions::add_to(CLI::App& command) {
       ->capture_default_str()
       ->type_name("N")
       ->group(kGroup);
+  kv_.add_to(command, kGroup);
+}
+
+void CacheOptions::add_saved_to(CLI::App& command) {
   command
       .add_option("--prompt-cache-file",
                   prompt_cache_file_,
-                  "Continue from a saved prompt cache")
+                  "Begin with a saved prompt cache")
       ->type_name("FILE")
       ->group(kGroup);
   command
-      .add_option("--kv-bits", kv_bits_, "Quantize keys and values to N bits")
-      ->type_name("N")
-      ->group(kGroup);
-  command
-      .add_option("--kv-group-size", kv_group_size_, "Group size of --kv-bits")
+      .add_option("--prompt-cache-mode",
+                  prompt_cache_mode_,
+                  "continue: the prompt follows the cached text;\n"
+                  "prefix: the prompt is whole, and what the cache\n"
+                  "has of its beginning isn't read again")
       ->capture_default_str()
-      ->type_name("N")
+      ->type_name("MODE")
       ->group(kGroup);
-  command
-      .add_option("--quantized-kv-start",
-                  quantized_kv_start_,
-                  "Tokens before --kv-bits begins")
-      ->capture_default_str()
-      ->type_name("N")
-      ->group(kGroup);
+}
+
+void SavedCache::check(const LoadedModel& loaded) const {
+  check_saved_cache(
+      path, cache, metadata, *loaded.model, loaded.tokenizer.get());
+}
+
+std::vector<int> SavedCache::rest_of(const std::vector<int>& prompt) {
+  if (!prompt_is_whole || prompt.empty()) {
+    return prompt;
+  }
+  auto origin = origin_in(metadata);
+  if (!origin || !origin->tokens) {
+    throw Error(ErrorKind::argument,
+                path +
+                    " doesn't say which tokens it has read, which "
+                    "--prompt-cache-mode prefix needs; make it again with "
+                    "mlx-lm cache-prompt");
+  }
+  const std::vector<int>& held = *origin->tokens;
+  int num_held = static_cast<int>(held.size());
+  int offset = prompt_cache_offset(cache);
+  if (offset != 0 && offset != num_held) {
+    throw Error(ErrorKind::format,
+                path + " names " + std::to_string(num_held) +
+                    " tokens, but its layers have read " +
+                    std::to_string(offset));
+  }
+  // The last token is read in any case: it gives the next one.
+  auto last = prompt.end() - 1;
+  int common = static_cast<int>(
+      std::mismatch(prompt.begin(), last, held.begin(), held.end()).first -
+      prompt.begin());
+  int reused = common;
+  std::string reason;
+  if (common < num_held &&
+      trim_prompt_cache(cache, num_held - common) < num_held - common) {
+    reason = " (the first " + std::to_string(common) +
+             " are the same, but the cache can't go back to them: " +
+             describe_layers(cache) + ")";
+    reused = 0;
+    cache.clear();
+  }
+  print_note("of the prompt's " + std::to_string(prompt.size()) + " tokens " +
+             std::to_string(reused) + " are cached; reading from token " +
+             std::to_string(reused + 1) + " on" + reason);
+  return {prompt.begin() + reused, prompt.end()};
 }
 
 std::optional<SavedCache> CacheOptions::load_saved(
     const std::string& model) const {
+  if (prompt_cache_mode_ != kContinue && prompt_cache_mode_ != kPrefix) {
+    throw UsageError("--prompt-cache-mode is continue or prefix, not " +
+                     prompt_cache_mode_);
+  }
   if (prompt_cache_file_.empty()) {
     return std::nullopt;
   }
@@ -109,10 +129,19 @@ std::optional<SavedCache> CacheOptions::load_saved(
   if (cache.empty()) {
     throw Error(ErrorKind::format, prompt_cache_file_ + " holds no cache");
   }
-  check_quantization(*cache.front(), kv_bits_, kv_group_size_);
-  SavedCache saved{std::move(cache), model, eos_token_of(metadata)};
-  auto made_with = metadata.find("model");
-  if (made_with == metadata.end()) {
+  kv_.check_saved(cache);
+  std::string made_with;
+  if (auto noted = metadata.find("model"); noted != metadata.end()) {
+    made_with = noted->second;
+  }
+  bool verifiable = origin_in(metadata).has_value();
+  SavedCache saved{.path = prompt_cache_file_,
+                   .cache = std::move(cache),
+                   .metadata = metadata,
+                   .model = model,
+                   .eos_token = eos_token_of(metadata),
+                   .prompt_is_whole = prompt_cache_mode_ == kPrefix};
+  if (made_with.empty()) {
     if (model.empty()) {
       throw Error(ErrorKind::argument,
                   prompt_cache_file_ +
@@ -120,12 +149,13 @@ std::optional<SavedCache> CacheOptions::load_saved(
     }
     return saved;
   }
-  if (!model.empty() && model != made_with->second) {
+  // A verifiable file is held to the model itself, whatever its name.
+  if (!model.empty() && !verifiable && model != made_with) {
     throw Error(ErrorKind::argument,
                 "--model is " + model + ", but the prompt cache " +
-                    prompt_cache_file_ + " was made with " + made_with->second);
+                    prompt_cache_file_ + " was made with " + made_with);
   }
-  saved.model = made_with->second;
+  saved.model = model.empty() ? made_with : model;
   return saved;
 }
 
@@ -139,9 +169,7 @@ void CacheOptions::apply_to(GenerateOptions& options) const {
     options.max_kv_size = *max_kv_size_;
   }
   options.prefill_step_tokens = prefill_step_tokens_;
-  options.kv_bits = kv_bits_;
-  options.kv_group_size = kv_group_size_;
-  options.quantized_kv_start = quantized_kv_start_;
+  kv_.apply_to(options);
 }
 
 }  // namespace mlxlm::cli

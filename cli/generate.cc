@@ -105,6 +105,7 @@ void Generate::add_to(CLI::App& command) {
 
   sampling_.add_to(command);
   cache_.add_to(command);
+  cache_.add_saved_to(command);
 
   constexpr char kSpeculation[] = "Speculative decoding";
   command
@@ -265,10 +266,15 @@ void Generate::run() {
   if (saved && !saved->eos_token.empty() && loaded.tokenizer != nullptr) {
     loaded.tokenizer->add_eos_token(saved->eos_token);
   }
-  std::vector<int> prompt =
-      prompt_.encode(loaded.tokenizer.get(), saved.has_value());
+  PromptUse use = PromptUse::whole;
+  if (saved) {
+    saved->check(loaded);
+    use = saved->prompt_is_whole ? use : PromptUse::continues_cache;
+  }
+  std::vector<int> prompt = prompt_.encode(loaded.tokenizer.get(), use);
   GenerateOptions options = options_for(loaded);
   if (saved) {
+    prompt = saved->rest_of(prompt);
     options.prompt_cache = &saved->cache;
   }
 

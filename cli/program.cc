@@ -23,6 +23,7 @@ constexpr char kVersion[] =
 constexpr char kExamples[] = R"(Examples:
   mlx-lm generate --prompt "Why is the sky blue?"
   mlx-lm generate --model org/name --prompt - < question.txt
+  mlx-lm cache-prompt --prompt - --prompt-cache-file notes.safetensors < notes
   mlx-lm score --text "The quick brown fox" --json
   mlx-lm benchmark -p 512 -g 128 -n 5
   mlx-lm info gemma-3-270m
@@ -39,6 +40,9 @@ class Program {
     app_.footer(kExamples);
     app_.option_defaults()->take_last();
     add("generate", "Write text from a prompt.", add_generate);
+    add("cache-prompt",
+        "Read a prompt and save what generate continues.",
+        add_cache_prompt);
     add("score", "Give the log-probability of each token.", add_score);
     add("benchmark", "Measure a model's speed.", add_benchmark);
     add("info", "Describe a model.", add_info);

@@ -27,7 +27,7 @@ std::string dumped(const json& value) {
 
 }  // namespace
 
-void PromptOptions::add_to(CLI::App& command) {
+void PromptOptions::add_to(CLI::App& command, bool for_cache) {
   prompt_option_ =
       command
           .add_option("-p,--prompt",
@@ -49,12 +49,14 @@ void PromptOptions::add_to(CLI::App& command) {
                                    "System message before the prompt")
                        ->type_name("TEXT")
                        ->group(kGroup);
-  prefill_option_ = command
-                        .add_option("--prefill-response",
-                                    prefill_response_,
-                                    "Begin of the answer, to be continued")
-                        ->type_name("TEXT")
-                        ->group(kGroup);
+  if (!for_cache) {
+    prefill_option_ = command
+                          .add_option("--prefill-response",
+                                      prefill_response_,
+                                      "Begin of the answer, to be continued")
+                          ->type_name("TEXT")
+                          ->group(kGroup);
+  }
   command
       .add_flag("--ignore-chat-template",
                 ignore_template_,
@@ -86,7 +88,7 @@ void PromptOptions::check() const {
   }
   for (const CLI::Option* option :
        {prompt_option_, system_option_, prefill_option_, config_option_}) {
-    if (option->count() > 0) {
+    if (option != nullptr && option->count() > 0) {
       throw UsageError(
           "--tokens is a whole prompt: it can't go together with " +
           option->get_name());
@@ -100,18 +102,18 @@ std::string PromptOptions::text() const {
 }
 
 std::vector<int> PromptOptions::encode(const Tokenizer* tokenizer,
-                                       bool continues_cache) const {
+                                       PromptUse use) const {
   if (is_tokens()) {
     return parse_token_ids(tokens_, "--tokens");
   }
   std::string prompt = text();
   bool use_template = !ignore_template_ && tokenizer->has_chat_template();
   if (use_template) {
-    prompt = rendered(*tokenizer, std::move(prompt), continues_cache);
+    prompt = rendered(*tokenizer, std::move(prompt), use);
   } else if (!tokenizer->has_chat_template()) {
     for (const CLI::Option* option :
          {system_option_, prefill_option_, config_option_}) {
-      if (option->count() > 0) {
+      if (option != nullptr && option->count() > 0) {
         print_warning(option->get_name() +
                       " has no effect: the model has no chat template");
       }
@@ -127,8 +129,9 @@ std::vector<int> PromptOptions::encode(const Tokenizer* tokenizer,
 
 std::string PromptOptions::rendered(const Tokenizer& tokenizer,
                                     std::string text,
-                                    bool continues_cache) const {
-  bool has_prefill = prefill_option_->count() > 0;
+                                    PromptUse use) const {
+  bool has_prefill = prefill_option_ != nullptr && prefill_option_->count() > 0;
+  bool is_open = has_prefill || use == PromptUse::fills_cache;
   json messages = json::array();
   if (system_option_->count() > 0) {
     messages.push_back({{"role", "system"}, {"content", system_prompt_}});
@@ -138,8 +141,8 @@ std::string PromptOptions::rendered(const Tokenizer& tokenizer,
     messages.push_back({{"role", "assistant"}, {"content", prefill_response_}});
   }
   ChatTemplateOptions options;
-  options.add_generation_prompt = !has_prefill;
-  options.continue_final_message = has_prefill;
+  options.add_generation_prompt = !is_open;
+  options.continue_final_message = is_open;
   if (config_option_->count() > 0) {
     json config = parse_json(
         template_config_, "--chat-template-config", {}, ErrorKind::argument);
@@ -151,7 +154,7 @@ std::string PromptOptions::rendered(const Tokenizer& tokenizer,
     options.kwargs_json = dumped(config);
   }
   std::string prompt = tokenizer.apply_chat_template(dumped(messages), options);
-  if (!continues_cache) {
+  if (use != PromptUse::continues_cache) {
     return prompt;
   }
   // The cache holds what comes before the last message's content.

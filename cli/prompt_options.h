@@ -10,9 +10,16 @@
 
 namespace mlxlm::cli {
 
+enum class PromptUse {
+  whole,            // a whole prompt
+  continues_cache,  // the part after what a cache holds
+  fills_cache,      // a beginning that other prompts continue
+};
+
 class PromptOptions {
  public:
-  void add_to(CLI::App& command);
+  // `for_cache`: without what belongs to an answer.
+  void add_to(CLI::App& command, bool for_cache = false);
 
   // Whether --tokens was given.
   bool is_tokens() const { return tokens_option_->count() > 0; }
@@ -20,17 +27,18 @@ class PromptOptions {
   // Speaks of options that don't go together. Throws UsageError.
   void check() const;
 
-  // Token ids, at least one. `tokenizer` may be null with --tokens. With
-  // `continues_cache` the text is the part after what the cache holds. Throws
+  // Whether there is one, of whatever kind.
+  bool given() const { return is_tokens() || prompt_option_->count() > 0; }
+
+  // Token ids, at least one. `tokenizer` may be null with --tokens. Throws
   // Error{argument, chat_template}.
-  std::vector<int> encode(const Tokenizer* tokenizer,
-                          bool continues_cache) const;
+  std::vector<int> encode(const Tokenizer* tokenizer, PromptUse use) const;
 
  private:
   std::string text() const;
   std::string rendered(const Tokenizer& tokenizer,
                        std::string text,
-                       bool continues_cache) const;
+                       PromptUse use) const;
 
   std::string prompt_ = "hello";
   std::string tokens_;

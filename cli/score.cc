@@ -19,9 +19,11 @@
 #include "cli/console.h"
 #include "cli/generation_output.h"
 #include "cli/interrupt.h"
+#include "cli/kv_options.h"
 #include "cli/logits_file.h"
 #include "cli/model_options.h"
 #include "core/file.h"
+#include "generate/options.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -38,16 +40,21 @@ The first token has no log-probability: nothing comes before it.)";
 // Called with the logits [n, V] of a chunk and the index of its first token.
 using OnLogits = std::function<void(const mx::array& logits, int first)>;
 
-// One pass over all tokens, in chunks through a cache.
-void for_each_chunk(Model& model,
-                    const std::vector<int>& tokens,
-                    int chunk_tokens,
-                    const OnLogits& on_logits) {
+// One pass over all tokens, in chunks through a cache, which is quantized as
+// the options say. Returns the bytes that the cache had at the end.
+std::size_t for_each_chunk(Model& model,
+                           const std::vector<int>& tokens,
+                           int chunk_tokens,
+                           const GenerateOptions& options,
+                           const OnLogits& on_logits) {
   PromptCache cache = model.make_cache();
   int count = static_cast<int>(tokens.size());
   for (int first = 0; first < count; first += chunk_tokens) {
     int size = std::min(chunk_tokens, count - first);
     mx::array input(tokens.begin() + first, {1, size}, mx::int32);
+    if (auto quantization = kv_quantization(options)) {
+      quantize_prompt_cache(cache, options.quantized_kv_start, *quantization);
+    }
     mx::array logits = model.forward(input, cache);
     evaluate_prompt_cache(cache);
     on_logits(mx::astype(mx::squeeze(logits, 0), mx::float32), first);
@@ -56,6 +63,7 @@ void for_each_chunk(Model& model,
                    .done = static_cast<std::uint64_t>(first + size),
                    .total = static_cast<std::uint64_t>(count)});
   }
+  return prompt_cache_nbytes(cache);
 }
 
 // Log-probabilities of the tokens after each row of logits [n, V].
@@ -106,6 +114,8 @@ class Score {
   std::string tokens_;
   std::string logits_path_;
   int chunk_tokens_ = 512;
+  KvOptions kv_{0};
+  std::size_t cache_bytes_ = 0;
   bool json_ = false;
   CLI::Option* text_option_ = nullptr;
   CLI::Option* file_option_ = nullptr;
@@ -141,6 +151,7 @@ void Score::add_to(CLI::App& command) {
       .add_option("--prefill-step-size", chunk_tokens_, "Tokens read at a time")
       ->capture_default_str()
       ->type_name("N");
+  kv_.add_to(command, "Cache");
   command.footer(kExamples);
 }
 
@@ -153,6 +164,9 @@ void Score::check() const {
   if (inputs != 1) {
     throw UsageError("score takes one of --text, --file and --tokens");
   }
+  GenerateOptions options;
+  kv_.apply_to(options);
+  kv_quantization(options);  // throws where there is no such format
   if (chunk_tokens_ < 1) {
     throw Error(ErrorKind::argument,
                 "--prefill-step-size must be at least 1, but is " +
@@ -178,14 +192,17 @@ std::vector<int> Score::read_tokens(const Tokenizer* tokenizer) const {
 std::vector<float> Score::logprobs_of(Model& model,
                                       const std::vector<int>& tokens) {
   std::vector<float> logprobs;
+  GenerateOptions options;
+  kv_.apply_to(options);
   auto pass = [&](LogitsFile* file) {
-    for_each_chunk(
-        model, tokens, chunk_tokens_, [&](const mx::array& logits, int first) {
-          append_logprobs(logits, tokens, first, logprobs);
-          if (file != nullptr) {
-            file->append(logits);
-          }
-        });
+    auto on_logits = [&](const mx::array& logits, int first) {
+      append_logprobs(logits, tokens, first, logprobs);
+      if (file != nullptr) {
+        file->append(logits);
+      }
+    };
+    cache_bytes_ =
+        for_each_chunk(model, tokens, chunk_tokens_, options, on_logits);
   };
   if (logits_path_.empty()) {
     pass(nullptr);
@@ -225,6 +242,7 @@ void Score::print_result(const std::vector<int>& tokens,
     json result = {{"tokens", tokens},
                    {"logprobs", values},
                    {"total_logprob", number(total)},
+                   {"cache_bytes", cache_bytes_},
                    {"perplexity", perplexity ? number(*perplexity) : json()}};
     if (tokenizer != nullptr) {
       json texts = json::array();
@@ -251,8 +269,9 @@ void Score::print_result(const std::vector<int>& tokens,
   }
   std::snprintf(line,
                 sizeof(line),
-                "Tokens: %zu\nTotal log-probability: %.4f\n",
+                "Tokens: %zu\nCache: %.3f MB\nTotal log-probability: %.4f\n",
                 tokens.size(),
+                static_cast<double>(cache_bytes_) / 1e6,
                 total);
   lines += line;
   if (perplexity) {

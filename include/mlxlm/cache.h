@@ -2,6 +2,9 @@
 //
 //   auto cache = mlxlm::make_prompt_cache(*model);         // one per layer
 //   mlxlm::generate(model, tokenizer, "Hello", {.prompt_cache = &cache});
+//   auto before = mlxlm::checkpoint_prompt_cache(cache);
+//   mlxlm::generate(model, tokenizer, " again", {.prompt_cache = &cache});
+//   mlxlm::rollback_prompt_cache(cache, before);
 //   mlxlm::save_prompt_cache("hello.safetensors", cache);  // mlx-lm's format
 //   auto [again, metadata] = mlxlm::load_prompt_cache("hello.safetensors");
 //
@@ -33,6 +36,33 @@ struct AttendSpec {
   bool causal = true;
   float softcap = 0.0f;            // 0: off; else cap * tanh(score / cap)
   std::optional<mx::array> sinks;  // [H], learnt attention sinks
+};
+
+// How quantized caches store keys and values: MLX's affine quantization with
+// 2, 3, 4, 5, 6 or 8 bits for each, and a scale for each group_size (32, 64 or
+// 128) numbers, which must divide the size of a head.
+struct KvQuantization {
+  int key_bits = 8;
+  int value_bits = 8;
+  int group_size = 64;
+
+  bool operator==(const KvQuantization&) const = default;
+};
+
+// What a cache can do now.
+struct CacheCapabilities {
+  bool attends = false;  // holds keys and values
+  // The newest tokens that trim() can drop; the rest is as if they had never
+  // been read.
+  int trimmable_tokens = 0;
+  // trimmable_tokens is all it has read, and stays so whatever it reads. If
+  // not, checkpoint() before reading is the way back.
+  bool always_trimmable = false;
+  bool quantizable = false;                    // to_quantized() gives a copy
+  std::optional<KvQuantization> quantization;  // how it stores them now
+  // The most memory that a checkpoint made now holds on to while the cache
+  // reads on.
+  std::size_t checkpoint_bytes = 0;
 };
 
 // A state to come back to; made and understood by one cache only.
@@ -73,24 +103,36 @@ class Cache {
                            const mx::array& v,
                            const AttendSpec& spec);
 
-  // Drops the newest `num_tokens` (fewer if fewer are held); returns how many
-  // went: none unless is_trimmable(), which may change as the cache fills.
-  virtual bool is_trimmable() const { return false; }
+  virtual CacheCapabilities capabilities() const = 0;
+
+  // Drops the newest `num_tokens` (fewer if fewer can go, see
+  // CacheCapabilities); returns how many went.
   virtual int trim(int num_tokens);
+  // As in the reference; may change as the cache fills.
+  virtual bool is_trimmable() const { return false; }
   // Whether the cache can drop its newest tokens after reading `num_tokens`
   // more.
   virtual bool is_trimmable_after(int num_tokens) const;
 
-  // A point to return to with rollback(), any number of times; costs nbytes()
-  // of memory at most. rollback() throws Error{argument} for a checkpoint of
-  // another kind.
+  // A point to return to with rollback(), any number of times and from
+  // anywhere: before, after, or on another way. Caches that keep every token
+  // only note their number: free, as is going back; the rows before it are
+  // kept (nbytes() at most) once trim(), set_state() or rollback() would give
+  // them up. Rotating, chunked and recurrent ones hold on to their buffers,
+  // nbytes() of now, and what is read next goes into a copy of them.
+  // rollback() throws Error{argument} for a checkpoint of another cache.
   virtual std::unique_ptr<CacheCheckpoint> checkpoint() const = 0;
   virtual void rollback(const CacheCheckpoint& checkpoint) = 0;
 
+  // An independent copy with the same tokens. Buffers are shared until one of
+  // the two reads more: that one copies them then, nbytes() once.
+  virtual std::shared_ptr<Cache> fork() const = 0;
+
   // A quantized copy with the same tokens, or null where the kind stays as it
-  // is. Throws Error{unsupported} where quantization is refused, and
+  // is (recurrent states, and what is quantized already). Throws
   // Error{argument} where sizes don't fit the format.
-  virtual std::shared_ptr<Cache> to_quantized(int group_size, int bits) const;
+  virtual std::shared_ptr<Cache> to_quantized(
+      const KvQuantization& quantization) const;
 
   // The content, in the reference's order. set_state() checks every shape and
   // number and throws Error{format}; the cache is unchanged then.
@@ -108,30 +150,78 @@ using PromptCache = std::vector<CachePtr>;
 // True if every layer can be trimmed now.
 bool can_trim_prompt_cache(const PromptCache& cache);
 
-// Drops the newest tokens from every layer; returns how many went (0 if a
-// layer can't be trimmed).
+// Drops the newest tokens from every layer, as many as every layer can; returns
+// how many went (0 if a layer can't be trimmed).
 int trim_prompt_cache(PromptCache& cache, int num_tokens);
+
+// Of the newest tokens, how many trim_prompt_cache() can drop.
+int trimmable_tokens(const PromptCache& cache);
+
+// Tokens read so far: of the layers that count theirs, the longest.
+int prompt_cache_offset(const PromptCache& cache);
+
+std::size_t prompt_cache_nbytes(const PromptCache& cache);
+
+// Independent copies of all layers, as Cache::fork().
+PromptCache fork_prompt_cache(const PromptCache& cache);
+
+// A checkpoint of each layer, together with the layers themselves: rolling back
+// undoes quantize_prompt_cache(), too.
+struct PromptCacheCheckpoint {
+  PromptCache layers;
+  std::vector<std::shared_ptr<CacheCheckpoint>> checkpoints;
+};
+
+PromptCacheCheckpoint checkpoint_prompt_cache(const PromptCache& cache);
+void rollback_prompt_cache(PromptCache& cache,
+                           const PromptCacheCheckpoint& checkpoint);
 
 using CacheMetadata = std::map<std::string, std::string>;
 
 // Quantizes in place the caches that hold at least `quantized_kv_start` tokens
-// (maybe_quantize_kv_cache of the reference). Throws as to_quantized().
+// (maybe_quantize_kv_cache of the reference). Layers whose kind stays as it is
+// are left, and the log says which, once. Throws as to_quantized().
 void quantize_prompt_cache(PromptCache& cache,
                            int quantized_kv_start,
-                           int group_size,
-                           int bits);
+                           const KvQuantization& quantization);
 
 // Brings every array of the cache up to date.
 void evaluate_prompt_cache(const PromptCache& cache);
 
-// Writes the reference's safetensors format, atomically. Throws Error{file}.
+// What a saved cache says of the model that made it. Hashes are SHA-256 in
+// hexadecimal, "" where unknown.
+struct CacheOrigin {
+  std::string model_type;
+  std::string config_hash;
+  std::string weights_hash;  // of names, shapes, dtypes and samples of values
+  std::string tokenizer_hash;
+  std::string template_hash;
+  std::optional<std::vector<int>> tokens;  // the ids that the cache has read
+};
+
+// As entries "mlxlm.*" of a file's metadata, with the layers' layout, the
+// engine and the version of these entries; and back. origin_in() gives none if
+// there are no such entries (a file of the reference) and throws Error{format}
+// if they can't be understood.
+CacheMetadata metadata_of(const CacheOrigin& origin, const PromptCache& cache);
+std::optional<CacheOrigin> origin_in(const CacheMetadata& metadata);
+
+// The layers in words, e.g. "5 RotatingKVCache, 1 KVCache, ...".
+std::string describe_layers(const PromptCache& cache);
+
+// Writes the reference's safetensors format, atomically: an error leaves what
+// was there. Kinds that the reference lacks (quantized rotating and chunked
+// ones, separate bits of keys and values) can only be read here. Throws
+// Error{file}.
 void save_prompt_cache(const std::string& path,
                        const PromptCache& cache,
                        const CacheMetadata& metadata = {});
 
 // Reads it, ours or the reference's. The file is not trusted: its header is
 // checked before MLX reads it, class names come from a closed list, and every
-// shape and number is checked. Throws Error{file, format}.
+// shape and number is checked. On the CPU, tensors of a megabyte or more are
+// mapped: read as they are used, copied page by page as they are written to.
+// Throws Error{file, format}.
 std::pair<PromptCache, CacheMetadata> load_prompt_cache(
     const std::string& path);
 

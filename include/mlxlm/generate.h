@@ -54,7 +54,12 @@ struct GenerateOptions {
   PromptCache* prompt_cache = nullptr;
   int max_kv_size = 0;  // 0: no limit; else rotating caches
   int prefill_step_tokens = 2048;
-  std::optional<int> kv_bits;  // 2, 3, 4, 5, 6 or 8; none: off
+  // Quantization of keys and values: 2, 3, 4, 5, 6 or 8 bits; none: off. Bits
+  // of keys or values alone take the place of kv_bits; both are needed without
+  // it.
+  std::optional<int> kv_bits;
+  std::optional<int> kv_key_bits;
+  std::optional<int> kv_value_bits;
   int kv_group_size = 64;
   int quantized_kv_start = 5000;  // tokens before quantization begins
   std::optional<mx::array> input_embeddings;  // [L, D] instead of the tokens'
@@ -198,6 +203,23 @@ struct LoadedModel {
 
 // Model and tokenizer of one folder, .gguf file or hub id.
 LoadedModel load(const std::string& name, const LoadOptions& options = {});
+
+// What a cache of this model says of its origin when it is saved. `tokens`: the
+// ids it has read; the tokenizer may be null.
+CacheOrigin cache_origin(
+    const Model& model,
+    const Tokenizer* tokenizer,
+    const std::optional<std::vector<int>>& tokens = std::nullopt);
+
+// Checks that a cache read from the file `name` is one of this model. Throws
+// Error{argument} naming the first difference: number and kind of layers, their
+// sizes, then the origin. Without an origin (a file of the reference) the log
+// says that the model can't be verified.
+void check_saved_cache(const std::string& name,
+                       const PromptCache& cache,
+                       const CacheMetadata& metadata,
+                       Model& model,
+                       const Tokenizer* tokenizer);
 
 // Raises the Metal wired limit to the recommended working set while it lives,
 // and restores it; does nothing on other devices. Waits for outstanding work.

@@ -4,7 +4,6 @@
 
 #include <mlxlm/error.h>
 
-#include "cache/rows.h"
 #include "cache/state_reader.h"
 
 namespace mlxlm {
@@ -26,7 +25,7 @@ ArraysCache::ArraysCache(int num_arrays, const std::vector<int>& left_padding) {
 std::size_t ArraysCache::nbytes() const {
   std::size_t sum = 0;
   for (const auto& array : content_.arrays) {
-    sum += nbytes_of(array);
+    sum += array ? array->nbytes() : 0;
   }
   return sum;
 }

@@ -17,7 +17,11 @@ class ArraysCache : public Cache {
   int offset() const override { return 0; }
   std::size_t nbytes() const override;
   bool empty() const override { return !content_.arrays[0]; }
+  CacheCapabilities capabilities() const override {
+    return {.checkpoint_bytes = nbytes()};
+  }
 
+  std::size_t count() const { return content_.arrays.size(); }
   const std::optional<mx::array>& operator[](std::size_t index) const {
     return content_.arrays.at(index);
   }
@@ -30,8 +34,13 @@ class ArraysCache : public Cache {
   // The next tokens' padding and lengths start `num_tokens` later.
   void advance(int num_tokens);
 
+  // Holds on to the arrays, nbytes() of them, whatever number of tokens they
+  // stand for.
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;
+  CachePtr fork() const override {
+    return std::make_shared<ArraysCache>(*this);
+  }
   CacheState state() const override;
   void set_state(const CacheState& state) override;
   void append_arrays_to(std::vector<mx::array>& out) const override;

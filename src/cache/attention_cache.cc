@@ -15,6 +15,37 @@ kernels::AttentionParameters attention_parameters(const AttendSpec& spec,
           .sinks = spec.sinks};
 }
 
+KeysAndValues empty_rows(const std::optional<KvQuantization>& quantization) {
+  if (!quantization) {
+    return {};
+  }
+  RowFormat keys{quantization->key_bits, quantization->group_size};
+  RowFormat values{quantization->value_bits, quantization->group_size};
+  for (const RowFormat& format : {keys, values}) {
+    if (auto fault = fault_of(format)) {
+      throw Error(ErrorKind::argument, *fault);
+    }
+  }
+  return {Rows(keys), Rows(values)};
+}
+
+std::optional<KvQuantization> quantization_of(const KeysAndValues& rows) {
+  const RowFormat& keys = rows.keys.format();
+  if (!keys.quantized()) {
+    return std::nullopt;
+  }
+  return KvQuantization{.key_bits = keys.bits,
+                        .value_bits = rows.values.format().bits,
+                        .group_size = keys.group_size};
+}
+
+KeysAndValues quantized_copy(const KeysAndValues& rows,
+                             const KvQuantization& quantization) {
+  KeysAndValues empty = empty_rows(quantization);
+  return rows.empty() ? empty
+                      : empty.encoded(rows.keys.plain(), rows.values.plain());
+}
+
 Mask AttentionCache::make_mask(int num_queries,
                                int window_tokens,
                                bool want_array) const {
@@ -28,14 +59,20 @@ mx::array AttentionCache::attend(const mx::array& q,
   // The mask speaks of what is held before the update.
   Mask mask =
       spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
-  auto [keys, values] = update(k, v);
+  KeysAndValues held = update(k, v);
+  auto parameters = attention_parameters(spec, mask);
+  if (held.keys.format().quantized()) {
+    return kernels::table().quantized_attention(
+        q, held.keys.quantized(), held.values.quantized(), parameters);
+  }
   return kernels::table().attention(
-      q, keys, values, attention_parameters(spec, mask));
+      q, held.keys.plain(), held.values.plain(), parameters);
 }
 
 void throw_foreign_checkpoint(std::string_view kind) {
   throw Error(ErrorKind::argument,
-              "the checkpoint was not made by a " + std::string(kind));
+              "the checkpoint was made by another cache than this " +
+                  std::string(kind));
 }
 
 }  // namespace mlxlm

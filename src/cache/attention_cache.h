@@ -10,12 +10,24 @@
 #include <mlxlm/cache.h>
 
 #include "cache/mask.h"
+#include "cache/rows.h"
 #include "kernels/seam.h"
 
 namespace mlxlm {
 
 kernels::AttentionParameters attention_parameters(const AttendSpec& spec,
                                                   const Mask& mask);
+
+// Rows without content, plain or in this quantization. Throws Error{argument}
+// for bits or a group size that MLX can't quantize to.
+KeysAndValues empty_rows(const std::optional<KvQuantization>& quantization);
+
+// The reverse: how these are stored.
+std::optional<KvQuantization> quantization_of(const KeysAndValues& rows);
+
+// Plain rows in this quantization. Throws as empty_rows() and Rows::encoded().
+KeysAndValues quantized_copy(const KeysAndValues& rows,
+                             const KvQuantization& quantization);
 
 class AttentionCache : public Cache {
  public:
@@ -32,8 +44,11 @@ class AttentionCache : public Cache {
 
   // Appends keys [B, H, L, D] and values [B, H, L, Dv]; returns all that the
   // new tokens attend to, [B, H, T, D] and [B, H, T, Dv].
-  virtual std::pair<mx::array, mx::array> update(const mx::array& keys,
-                                                 const mx::array& values) = 0;
+  virtual KeysAndValues update(const mx::array& keys,
+                               const mx::array& values) = 0;
+
+  // All that is held, rows that aren't in use included.
+  virtual const KeysAndValues& rows() const = 0;
 };
 
 // checkpoint() and rollback() for a cache whose content is one copyable struct:

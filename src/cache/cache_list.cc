@@ -1,7 +1,6 @@
 #include "cache/cache_list.h"
 
 #include <algorithm>
-#include <climits>
 
 #include <mlxlm/error.h>
 
@@ -50,6 +49,20 @@ std::size_t CacheList::nbytes() const {
   return sum;
 }
 
+CacheCapabilities CacheList::capabilities() const {
+  CacheCapabilities all = caches_.front()->capabilities();
+  for (std::size_t i = 1; i < caches_.size(); ++i) {
+    CacheCapabilities one = caches_[i]->capabilities();
+    all.attends = all.attends || one.attends;
+    all.trimmable_tokens = std::min(all.trimmable_tokens, one.trimmable_tokens);
+    all.always_trimmable = all.always_trimmable && one.always_trimmable;
+    all.quantizable = all.quantizable || one.quantizable;
+    all.quantization = all.quantization ? all.quantization : one.quantization;
+    all.checkpoint_bytes += one.checkpoint_bytes;
+  }
+  return all;
+}
+
 bool CacheList::is_trimmable_after(int num_tokens) const {
   return std::ranges::all_of(caches_, [&](const CachePtr& cache) {
     return cache->is_trimmable_after(num_tokens);
@@ -57,14 +70,7 @@ bool CacheList::is_trimmable_after(int num_tokens) const {
 }
 
 int CacheList::trim(int num_tokens) {
-  if (!is_trimmable()) {
-    return 0;
-  }
-  int trimmed = 0;
-  for (const auto& cache : caches_) {
-    trimmed = cache->trim(num_tokens);
-  }
-  return trimmed;
+  return trim_prompt_cache(caches_, num_tokens);
 }
 
 std::unique_ptr<CacheCheckpoint> CacheList::checkpoint() const {
@@ -85,6 +91,21 @@ void CacheList::rollback(const CacheCheckpoint& checkpoint) {
   for (std::size_t i = 0; i < caches_.size(); ++i) {
     caches_[i]->rollback(*own->parts[i]);
   }
+}
+
+CachePtr CacheList::fork() const {
+  return std::make_shared<CacheList>(fork_prompt_cache(caches_));
+}
+
+CachePtr CacheList::to_quantized(const KvQuantization& quantization) const {
+  std::vector<CachePtr> caches;
+  bool changed = false;
+  for (const auto& cache : caches_) {
+    CachePtr quantized = cache->to_quantized(quantization);
+    changed = changed || quantized != nullptr;
+    caches.push_back(quantized ? quantized : cache->fork());
+  }
+  return changed ? make_cache_list(std::move(caches)) : nullptr;
 }
 
 CacheState CacheList::state() const {

@@ -16,6 +16,8 @@ class CacheList : public Cache {
   int size() const override;
   std::size_t nbytes() const override;
   bool empty() const override { return caches_.front()->empty(); }
+  // What all of them can do.
+  CacheCapabilities capabilities() const override;
 
   std::size_t count() const { return caches_.size(); }
   const CachePtr& operator[](std::size_t index) const {
@@ -25,8 +27,11 @@ class CacheList : public Cache {
   bool is_trimmable() const override { return is_trimmable_after(0); }
   bool is_trimmable_after(int num_tokens) const override;
   int trim(int num_tokens) override;
+  // As those of the caches.
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;
+  CachePtr fork() const override;
+  CachePtr to_quantized(const KvQuantization& quantization) const override;
   CacheState state() const override;
   // Replaces the caches by those of the state.
   void set_state(const CacheState& state) override;

@@ -41,6 +41,10 @@ inline float largest_difference(const mx::array& a, const mx::array& b) {
   return mx::max(mx::abs(mx::subtract(a, b))).item<float>();
 }
 
+inline KvQuantization bits(int bits, int group_size = 32) {
+  return {bits, bits, group_size};
+}
+
 // Queries, keys and values of `count` tokens from `first` of one sequence.
 struct Sequence {
   explicit Sequence(int length, int head_size = 8)

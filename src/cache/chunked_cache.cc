@@ -12,29 +12,54 @@
 
 namespace mlxlm {
 
-ChunkedKVCache::ChunkedKVCache(int chunk_size) {
+namespace {
+
+// The first chunk boundary at or after `position`.
+std::int64_t boundary_from(std::int64_t position, int chunk_size) {
+  return (position + chunk_size - 1) / chunk_size * chunk_size;
+}
+
+}  // namespace
+
+ChunkedKVCache::ChunkedKVCache(
+    int chunk_size, const std::optional<KvQuantization>& quantization) {
   if (chunk_size <= 0) {
     throw Error(ErrorKind::argument,
                 "a chunked cache needs chunks of at least one token, not " +
                     std::to_string(chunk_size));
   }
+  content_.rows = empty_rows(quantization);
   content_.chunk_size = chunk_size;
 }
 
-std::size_t ChunkedKVCache::nbytes() const {
-  return nbytes_of(content_.keys) + nbytes_of(content_.values);
+CacheCapabilities ChunkedKVCache::capabilities() const {
+  const auto& c = content_;
+  auto quantization = quantization_of(c.rows);
+  std::int64_t whole = c.offset - boundary_from(c.start, c.chunk_size);
+  return {.attends = true,
+          .trimmable_tokens = std::max(0, static_cast<int>(whole)),
+          .quantizable = !quantization,
+          .quantization = quantization,
+          .checkpoint_bytes = nbytes()};
+}
+
+bool ChunkedKVCache::is_trimmable_after(int num_tokens) const {
+  // Read one by one, the last update drops the most.
+  const auto& c = content_;
+  std::int64_t start = std::max<std::int64_t>(
+      c.start, std::int64_t{c.offset} + num_tokens - 1 - c.chunk_size);
+  return boundary_from(start, c.chunk_size) <= c.offset;
 }
 
 void ChunkedKVCache::trim_front() {
   auto& c = content_;
   int held = size();
-  if (!c.keys || held <= c.chunk_size) {
+  if (c.rows.empty() || held <= c.chunk_size) {
     return;
   }
   int surplus = held - c.chunk_size;
   c.start += surplus;
-  c.keys = rows_of(*c.keys, surplus, held);
-  c.values = rows_of(*c.values, surplus, held);
+  c.rows = c.rows.slice(surplus, held);
 }
 
 mx::array ChunkedKVCache::attend(const mx::array& q,
@@ -57,17 +82,18 @@ Mask ChunkedKVCache::make_mask(int num_queries, int, bool) const {
   return Mask::of(mx::logical_and(same_chunk, mx::less_equal(keys, queries)));
 }
 
-std::pair<mx::array, mx::array> ChunkedKVCache::update(
-    const mx::array& keys, const mx::array& values) {
+KeysAndValues ChunkedKVCache::update(const mx::array& keys,
+                                     const mx::array& values) {
   auto& c = content_;
-  append_rows(c.keys, keys, size());
-  append_rows(c.values, values, size());
+  c.rows.append(c.rows.encoded(keys, values), size());
   c.offset += keys.shape(2);
-  return {rows_of(*c.keys, 0, size()), rows_of(*c.values, 0, size())};
+  return keys_and_values();
 }
 
+// The reference trims whatever is held and then attends to too little of the
+// chunk.
 int ChunkedKVCache::trim(int num_tokens) {
-  int trimmed = std::clamp(num_tokens, 0, size());
+  int trimmed = std::clamp(num_tokens, 0, capabilities().trimmable_tokens);
   content_.offset -= trimmed;
   return trimmed;
 }
@@ -80,34 +106,35 @@ void ChunkedKVCache::rollback(const CacheCheckpoint& checkpoint) {
   content_ = content_of<Content>(checkpoint, kind());
 }
 
+CachePtr ChunkedKVCache::to_quantized(
+    const KvQuantization& quantization) const {
+  if (quantized()) {
+    return nullptr;
+  }
+  auto copy = std::make_shared<ChunkedKVCache>(*this);
+  copy->content_.rows = quantized_copy(content_.rows, quantization);
+  return copy;
+}
+
 CacheState ChunkedKVCache::state() const {
   const auto& c = content_;
-  return state_list(c.keys, c.values, c.offset, c.chunk_size, c.start);
+  return state_with(c.rows, {c.offset, c.chunk_size, c.start});
 }
 
 void ChunkedKVCache::set_state(const CacheState& state) {
   StateReader reader(kind(), state);
-  reader.expect_size(5);
-  auto held = reader.keys_and_values();
   Content content;
-  content.keys = held.keys;
-  content.values = held.values;
+  content.rows = reader.keys_and_values(3, quantized());
   content.chunk_size = reader.integer(3, 1, INT_MAX);
-  content.start = reader.integer(4, 0, held.keys ? INT_MAX / 2 : 0);
+  content.start = reader.integer(4, 0, content.rows.empty() ? 0 : INT_MAX / 2);
   content.offset =
-      reader.integer(2, content.start, content.start + held.tokens);
+      reader.integer(2, content.start, content.start + content.rows.count());
   content_ = std::move(content);
 }
 
-void ChunkedKVCache::append_arrays_to(std::vector<mx::array>& out) const {
-  if (content_.keys) {
-    out.push_back(*content_.keys);
-    out.push_back(*content_.values);
-  }
-}
-
-CachePtr make_chunked_cache(int chunk_size) {
-  return std::make_shared<ChunkedKVCache>(chunk_size);
+CachePtr make_chunked_cache(int chunk_size,
+                            const std::optional<KvQuantization>& quantization) {
+  return std::make_shared<ChunkedKVCache>(chunk_size, quantization);
 }
 
 }  // namespace mlxlm

@@ -4,68 +4,63 @@
 
 #include <mlx/mlx.h>
 
-#include "cache/rows.h"
-#include "cache/state_reader.h"
+#include "cache/kv_cache.h"
 
 namespace mlxlm {
 
-std::size_t ConcatenateKVCache::nbytes() const {
-  return nbytes_of(content_.keys) + nbytes_of(content_.values);
+CacheCapabilities ConcatenateKVCache::capabilities() const {
+  return {.attends = true,
+          .trimmable_tokens = offset(),
+          .always_trimmable = true,
+          .quantizable = true};
 }
 
-std::pair<mx::array, mx::array> ConcatenateKVCache::update(
-    const mx::array& keys, const mx::array& values) {
-  auto& c = content_;
-  if (c.keys) {
-    check_same_rows(*c.keys, keys);
-    check_same_rows(*c.values, values);
-    c.keys = mx::concatenate({*c.keys, keys}, 2);
-    c.values = mx::concatenate({*c.values, values}, 2);
-  } else {
-    c.keys = keys;
-    c.values = values;
-  }
-  c.offset = c.keys->shape(2);
-  return {*c.keys, *c.values};
+KeysAndValues ConcatenateKVCache::update(const mx::array& keys,
+                                         const mx::array& values) {
+  KeysAndValues rows = rows_.encoded(keys, values);
+  rows_.check_fit(rows);
+  rows_ = rows_.empty() ? rows : rows_.followed_by(rows);
+  return rows_;
+}
+
+void ConcatenateKVCache::cut_to(int offset) {
+  marks_.before_cut(offset, rows_);
+  rows_ = offset == 0 ? KeysAndValues() : rows_.slice(0, offset);
 }
 
 // The reference only lowers its offset, and its next update sees the dropped
 // tokens again; here they are gone.
 int ConcatenateKVCache::trim(int num_tokens) {
-  auto& c = content_;
-  int trimmed = std::clamp(num_tokens, 0, c.offset);
+  int trimmed = std::clamp(num_tokens, 0, offset());
   if (trimmed > 0) {
-    c.offset -= trimmed;
-    c.keys = rows_of(*c.keys, 0, c.offset);
-    c.values = rows_of(*c.values, 0, c.offset);
+    cut_to(offset() - trimmed);
   }
   return trimmed;
 }
 
 std::unique_ptr<CacheCheckpoint> ConcatenateKVCache::checkpoint() const {
-  return make_checkpoint(content_);
+  return marks_.mark(offset());
 }
 
 void ConcatenateKVCache::rollback(const CacheCheckpoint& checkpoint) {
-  content_ = content_of<Content>(checkpoint, kind());
+  auto [offset, kept] = marks_.find(checkpoint, kind());
+  if (kept) {
+    marks_.before_cut(0, rows_);
+    rows_ = std::move(*kept);
+  }
+  cut_to(offset);
 }
 
-CacheState ConcatenateKVCache::state() const {
-  return state_list(content_.keys, content_.values);
+CachePtr ConcatenateKVCache::to_quantized(
+    const KvQuantization& quantization) const {
+  return std::make_shared<KVCache>(quantized_copy(rows_, quantization),
+                                   offset());
 }
 
 void ConcatenateKVCache::set_state(const CacheState& state) {
-  StateReader reader(kind(), state);
-  reader.expect_size(2);
-  auto held = reader.keys_and_values();
-  content_ = {held.keys, held.values, held.tokens};
-}
-
-void ConcatenateKVCache::append_arrays_to(std::vector<mx::array>& out) const {
-  if (content_.keys) {
-    out.push_back(*content_.keys);
-    out.push_back(*content_.values);
-  }
+  auto rows = StateReader(kind(), state).keys_and_values(0, false);
+  marks_.before_cut(0, rows_);
+  rows_ = std::move(rows);
 }
 
 CachePtr make_concatenate_cache() {

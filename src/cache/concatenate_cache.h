@@ -2,34 +2,43 @@
 #pragma once
 
 #include "cache/attention_cache.h"
+#include "cache/growth_marks.h"
+#include "cache/state_reader.h"
 
 namespace mlxlm {
 
 class ConcatenateKVCache : public AttentionCache {
  public:
   std::string_view kind() const override { return "ConcatenateKVCache"; }
-  int offset() const override { return content_.offset; }
-  std::size_t nbytes() const override;
-  bool empty() const override { return !content_.keys; }
+  int offset() const override { return rows_.count(); }
+  std::size_t nbytes() const override { return rows_.nbytes(); }
+  bool empty() const override { return rows_.empty(); }
+  CacheCapabilities capabilities() const override;
 
-  std::pair<mx::array, mx::array> update(const mx::array& keys,
-                                         const mx::array& values) override;
+  KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  const KeysAndValues& rows() const override { return rows_; }
 
   bool is_trimmable() const override { return true; }
   int trim(int num_tokens) override;
+  // As KVCache's.
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;
-  CacheState state() const override;
+  CachePtr fork() const override {
+    return std::make_shared<ConcatenateKVCache>(*this);
+  }
+  // A QuantizedKVCache.
+  CachePtr to_quantized(const KvQuantization& quantization) const override;
+  CacheState state() const override { return state_with(rows_, {}); }
   void set_state(const CacheState& state) override;
-  void append_arrays_to(std::vector<mx::array>& out) const override;
+  void append_arrays_to(std::vector<mx::array>& out) const override {
+    rows_.append_arrays_to(out);
+  }
 
  private:
-  struct Content {
-    std::optional<mx::array> keys;    // [B, H, offset, D]
-    std::optional<mx::array> values;  // [B, H, offset, Dv]
-    int offset = 0;
-  };
-  Content content_;
+  void cut_to(int offset);
+
+  KeysAndValues rows_;  // [B, H, T, D], all in use
+  mutable GrowthMarks marks_;
 };
 
 CachePtr make_concatenate_cache();

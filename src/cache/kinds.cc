@@ -10,7 +10,6 @@
 #include "cache/chunked_cache.h"
 #include "cache/concatenate_cache.h"
 #include "cache/kv_cache.h"
-#include "cache/quantized_cache.h"
 #include "cache/rotating_cache.h"
 
 namespace mlxlm {
@@ -28,6 +27,11 @@ constexpr Kind kKinds[] = {
     {"QuantizedKVCache", [] { return make_quantized_cache(); }},
     {"ConcatenateKVCache", [] { return make_concatenate_cache(); }},
     {"ChunkedKVCache", [] { return make_chunked_cache(1); }},
+    // Those the reference doesn't have.
+    {"QuantizedRotatingKVCache",
+     [] { return make_rotating_cache(1, 0, KvQuantization()); }},
+    {"QuantizedChunkedKVCache",
+     [] { return make_chunked_cache(1, KvQuantization()); }},
     {"ArraysCache", [] { return make_arrays_cache(1); }},
     {"CacheList", [] { return make_cache_list({make_kv_cache()}); }},
 };

@@ -4,66 +4,69 @@
 
 #include <mlx/mlx.h>
 
-#include "cache/quantized_cache.h"
-#include "cache/rows.h"
 #include "cache/state_reader.h"
 
 namespace mlxlm {
 
-std::size_t KVCache::nbytes() const {
-  return nbytes_of(content_.keys) + nbytes_of(content_.values);
+CacheCapabilities KVCache::capabilities() const {
+  auto quantization = quantization_of(rows_);
+  return {.attends = true,
+          .trimmable_tokens = offset_,
+          .always_trimmable = true,
+          .quantizable = !quantization,
+          .quantization = quantization,
+          .checkpoint_bytes = 0};
 }
 
-std::pair<mx::array, mx::array> KVCache::update(const mx::array& keys,
-                                                const mx::array& values) {
-  append_rows(content_.keys, keys, content_.offset);
-  append_rows(content_.values, values, content_.offset);
-  content_.offset += keys.shape(2);
+KeysAndValues KVCache::update(const mx::array& keys, const mx::array& values) {
+  rows_.append(rows_.encoded(keys, values), offset_);
+  offset_ += keys.shape(2);
   return keys_and_values();
 }
 
-std::pair<mx::array, mx::array> KVCache::keys_and_values() const {
-  return {rows_of(*content_.keys, 0, content_.offset),
-          rows_of(*content_.values, 0, content_.offset)};
-}
-
 int KVCache::trim(int num_tokens) {
-  int trimmed = std::clamp(num_tokens, 0, content_.offset);
-  content_.offset -= trimmed;
+  int trimmed = std::clamp(num_tokens, 0, offset_);
+  marks_.before_cut(offset_ - trimmed, rows_);
+  offset_ -= trimmed;
   return trimmed;
 }
 
 std::unique_ptr<CacheCheckpoint> KVCache::checkpoint() const {
-  return make_checkpoint(content_);
+  return marks_.mark(offset_);
 }
 
 void KVCache::rollback(const CacheCheckpoint& checkpoint) {
-  content_ = content_of<Content>(checkpoint, kind());
+  auto [offset, kept] = marks_.find(checkpoint, kind());
+  marks_.before_cut(kept ? 0 : offset, rows_);
+  if (kept) {
+    rows_ = std::move(*kept);
+  }
+  offset_ = offset;
 }
 
-std::shared_ptr<Cache> KVCache::to_quantized(int group_size, int bits) const {
-  return QuantizedKVCache::from(
-      content_.keys, content_.values, content_.offset, group_size, bits);
+CachePtr KVCache::to_quantized(const KvQuantization& quantization) const {
+  if (rows_.keys.format().quantized()) {
+    return nullptr;
+  }
+  return std::make_shared<KVCache>(quantized_copy(rows_, quantization),
+                                   offset_);
 }
 
-CacheState KVCache::state() const {
-  return state_list(content_.keys, content_.values, content_.offset);
-}
+CacheState KVCache::state() const { return state_with(rows_, {offset_}); }
 
 void KVCache::set_state(const CacheState& state) {
   StateReader reader(kind(), state);
-  reader.expect_size(3);
-  auto held = reader.keys_and_values();
-  content_ = {held.keys, held.values, reader.integer(2, 0, held.tokens)};
-}
-
-void KVCache::append_arrays_to(std::vector<mx::array>& out) const {
-  if (content_.keys) {
-    out.push_back(*content_.keys);
-    out.push_back(*content_.values);
-  }
+  auto rows = reader.keys_and_values(1, rows_.keys.format().quantized());
+  int offset = reader.integer(2, 0, rows.count());
+  marks_.before_cut(0, rows_);
+  rows_ = std::move(rows);
+  offset_ = offset;
 }
 
 CachePtr make_kv_cache() { return std::make_shared<KVCache>(); }
+
+CachePtr make_quantized_cache(const KvQuantization& quantization) {
+  return std::make_shared<KVCache>(quantization);
+}
 
 }  // namespace mlxlm

@@ -1,40 +1,55 @@
-// KVCache: keeps every token; grows in steps of 256.
+// KVCache and, with a quantization, QuantizedKVCache: keep every token, grow in
+// steps of 256.
 #pragma once
 
 #include "cache/attention_cache.h"
+#include "cache/growth_marks.h"
 
 namespace mlxlm {
 
 class KVCache : public AttentionCache {
  public:
-  std::string_view kind() const override { return "KVCache"; }
-  int offset() const override { return content_.offset; }
-  std::size_t nbytes() const override;
-  bool empty() const override { return !content_.keys; }
+  // Throws Error{argument} for bits or a group size that MLX can't quantize to.
+  explicit KVCache(const std::optional<KvQuantization>& quantization = {})
+      : rows_(empty_rows(quantization)) {}
+  // Rows of which `offset` tokens are in use.
+  KVCache(KeysAndValues rows, int offset)
+      : rows_(std::move(rows)), offset_(offset) {}
 
-  std::pair<mx::array, mx::array> update(const mx::array& keys,
-                                         const mx::array& values) override;
-  // The part in use, [B, H, offset, D] each; only if not empty().
-  std::pair<mx::array, mx::array> keys_and_values() const;
+  std::string_view kind() const override {
+    return rows_.keys.format().quantized() ? "QuantizedKVCache" : "KVCache";
+  }
+  int offset() const override { return offset_; }
+  std::size_t nbytes() const override { return rows_.nbytes(); }
+  bool empty() const override { return rows_.empty(); }
+  CacheCapabilities capabilities() const override;
+
+  KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  const KeysAndValues& rows() const override { return rows_; }
+  // The part in use; only if not empty().
+  KeysAndValues keys_and_values() const { return rows_.slice(0, offset_); }
 
   bool is_trimmable() const override { return true; }
   int trim(int num_tokens) override;
+  // Free while the rows before it stay; holds on to the buffers, nbytes() of
+  // them, once trim(), set_state() or another rollback gives some up.
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;
-  std::shared_ptr<Cache> to_quantized(int group_size, int bits) const override;
+  CachePtr fork() const override { return std::make_shared<KVCache>(*this); }
+  CachePtr to_quantized(const KvQuantization& quantization) const override;
   CacheState state() const override;
   void set_state(const CacheState& state) override;
-  void append_arrays_to(std::vector<mx::array>& out) const override;
+  void append_arrays_to(std::vector<mx::array>& out) const override {
+    rows_.append_arrays_to(out);
+  }
 
  private:
-  struct Content {
-    std::optional<mx::array> keys;    // [B, H, T, D], `offset` of T in use
-    std::optional<mx::array> values;  // [B, H, T, Dv]
-    int offset = 0;
-  };
-  Content content_;
+  KeysAndValues rows_;  // [B, H, T, D], `offset_` of T in use
+  int offset_ = 0;
+  mutable GrowthMarks marks_;
 };
 
 CachePtr make_kv_cache();
+CachePtr make_quantized_cache(const KvQuantization& quantization = {});
 
 }  // namespace mlxlm

@@ -17,8 +17,8 @@ TEST(KVCache, GrowsInStepsOf256) {
   auto values = seeded_rows(300, 2);
   for (auto [from, to] : {std::pair{0, 5}, {5, 6}, {6, 260}, {260, 300}}) {
     auto [k, v] = cache.update(range(keys, from, to), range(values, from, to));
-    EXPECT_TRUE(same(k, range(keys, 0, to)));
-    EXPECT_TRUE(same(v, range(values, 0, to)));
+    EXPECT_TRUE(same(k.plain(), range(keys, 0, to)));
+    EXPECT_TRUE(same(v.plain(), range(values, 0, to)));
     EXPECT_EQ(cache.offset(), to);
   }
   auto state = std::get<CacheState::List>(cache.state().value);
@@ -85,6 +85,42 @@ TEST(KVCache, RollsBack) {
   expect_error(ErrorKind::argument, "KVCache", [] {
     make_kv_cache()->rollback(*make_concatenate_cache()->checkpoint());
   });
+  expect_error(ErrorKind::argument, "another cache", [] {
+    make_kv_cache()->rollback(*make_kv_cache()->checkpoint());
+  });
+}
+
+// Wherever the cache went meanwhile: checkpoints keep what would be lost.
+TEST(KVCache, RollsBackToWhatWasCutAndOverwritten) {
+  Sequence s(60);
+  Sequence other(60);
+  other.k = seeded_rows(60, 7);
+  for (CachePtr cache : {make_kv_cache(), make_concatenate_cache()}) {
+    SCOPED_TRACE(cache->kind());
+    s.attend(*cache, 0, 10);
+    auto early = cache->checkpoint();
+    s.attend(*cache, 10, 10);
+    auto late = cache->checkpoint();
+    auto after_late = s.attend(*cache, 20, 5);
+    mx::eval(after_late);
+    cache->trim(20);
+    auto other_way = other.attend(*cache, 5, 30);
+    auto third = cache->checkpoint();
+    auto after_third = other.attend(*cache, 35, 3);
+    mx::eval(other_way, after_third);
+    cache->rollback(*late);
+    EXPECT_EQ(cache->offset(), 20);
+    EXPECT_TRUE(same(s.attend(*cache, 20, 5), after_late));
+    cache->rollback(*third);
+    EXPECT_EQ(cache->offset(), 35);
+    EXPECT_TRUE(same(other.attend(*cache, 35, 3), after_third));
+    cache->rollback(*early);
+    EXPECT_EQ(cache->offset(), 10);
+    s.attend(*cache, 10, 10);
+    EXPECT_TRUE(same(s.attend(*cache, 20, 5), after_late));
+    cache->rollback(*late);
+    EXPECT_TRUE(same(s.attend(*cache, 20, 5), after_late));
+  }
 }
 
 TEST(KVCache, RefusesRowsOfAnotherModel) {
@@ -127,7 +163,9 @@ TEST(ChunkedKVCache, AttendsWithinChunks) {
   EXPECT_EQ(cache.offset(), 10);
   EXPECT_EQ(cache.start_position(), 5);
   EXPECT_EQ(cache.size(), 5);
-  EXPECT_EQ(cache.trim(9), 5);
+  // Before position 8, tokens of its chunk are gone.
+  EXPECT_EQ(cache.capabilities().trimmable_tokens, 2);
+  EXPECT_EQ(cache.trim(9), 2);
   expect_error(
       ErrorKind::argument, "at least one token", [] { make_chunked_cache(0); });
 }

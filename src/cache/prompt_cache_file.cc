@@ -16,7 +16,9 @@
 #include "cache/kinds.h"
 #include "cache/state_tree.h"
 #include "core/file.h"
+#include "kernels/mlx_compat/mapped_file.h"
 #include "load/safetensors.h"
+#include "load/safetensors_writer.h"
 
 namespace mlxlm {
 namespace {
@@ -159,15 +161,29 @@ std::vector<CacheState> read_states(const Weights& tensors,
   return unflatten_states(std::move(leaves));
 }
 
-// All tensors, evaluated: a file that changes later can't harm.
+// Smaller tensors are read: a file that changes later can't harm them.
+constexpr std::uint64_t kLeastMappedBytes = 1 << 20;
+
+// All tensors: large ones mapped where that is possible, else evaluated.
 Weights read_tensors(const std::string& path, const SafetensorsHeader& header) {
   Weights tensors = load_safetensors(path, header);
+  kernels::MappedTensors file(path);
   try {
-    std::vector<mx::array> all;
-    for (const auto& [name, tensor] : tensors) {
-      all.push_back(tensor);
+    std::vector<mx::array> rest;
+    for (const SafetensorsTensor& entry : header.tensors) {
+      mx::array& tensor = tensors.at(entry.name);
+      std::optional<mx::array> mapped;
+      if (entry.end - entry.begin >= kLeastMappedBytes) {
+        mapped = file.array(
+            header.data_start + entry.begin, tensor.shape(), tensor.dtype());
+      }
+      if (mapped) {
+        tensor = std::move(*mapped);
+      } else {
+        rest.push_back(tensor);
+      }
     }
-    mx::eval(std::move(all));
+    mx::eval(std::move(rest));
   } catch (const std::exception& error) {
     throw Error(ErrorKind::file,
                 "cannot read prompt cache " + path + ": " + error.what());
@@ -181,7 +197,7 @@ void save_prompt_cache(const std::string& path,
                        const PromptCache& cache,
                        const CacheMetadata& metadata) {
   std::vector<CacheState> states;
-  std::unordered_map<std::string, std::string> entries{{"2.0", ""}};
+  std::map<std::string, std::string> entries{{"2.0", ""}};
   for (const auto& [key, value] : metadata) {
     entries.emplace("0." + key, value);
   }
@@ -189,11 +205,11 @@ void save_prompt_cache(const std::string& path,
     states.push_back(cache[i]->state());
     entries.emplace("1." + std::to_string(i), cache[i]->kind());
   }
-  Weights tensors;
+  std::vector<std::pair<std::string, mx::array>> tensors;
   int num_special = 0;
   for (const auto& [name, leaf] : flatten_states(states)) {
     auto [tensor, meaning] = tensor_of(leaf);
-    tensors.emplace(name, tensor);
+    tensors.emplace_back(name, tensor);
     if (!meaning.empty()) {
       std::string key = "2." + std::to_string(++num_special);
       entries.emplace(key + ".0", name);
@@ -202,14 +218,9 @@ void save_prompt_cache(const std::string& path,
   }
   write_file_atomically(path, [&](const std::filesystem::path& temporary) {
     try {
-      // A writer, because MLX appends ".safetensors" to other file names.
-      mx::save_safetensors(
-          std::make_shared<mx::io::FileWriter>(temporary.string()),
-          tensors,
-          entries);
-    } catch (const std::exception& error) {
-      throw Error(ErrorKind::file,
-                  "cannot write prompt cache " + path + ": " + error.what());
+      write_safetensors(temporary, tensors, entries);
+    } catch (const Error& error) {
+      throw Error(error.kind(), "prompt cache " + path + ": " + error.what());
     }
   });
 }

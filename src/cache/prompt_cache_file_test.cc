@@ -10,7 +10,6 @@
 #include "cache/concatenate_cache.h"
 #include "cache/kinds.h"
 #include "cache/kv_cache.h"
-#include "cache/quantized_cache.h"
 #include "cache/rotating_cache.h"
 #include "cache/state_tree.h"
 #include "core/file.h"
@@ -28,7 +27,7 @@ PromptCache all_kinds(const Sequence& s) {
   arrays->set(0, seeded_rows(2, 9));
   PromptCache cache{make_kv_cache(),
                     make_rotating_cache(8, 2),
-                    make_quantized_cache(32, 4),
+                    make_quantized_cache(bits(4)),
                     make_concatenate_cache(),
                     make_chunked_cache(4),
                     arrays,
@@ -43,7 +42,7 @@ PromptCache all_kinds(const Sequence& s) {
   }
   // A cache without content, too.
   cache.push_back(make_kv_cache());
-  cache.push_back(make_quantized_cache(32, 4));
+  cache.push_back(make_quantized_cache(bits(4)));
   return cache;
 }
 
@@ -226,7 +225,7 @@ TEST(PromptCacheFile, RefusesHostileValues) {
   Sequence s(11, 32);
   PromptCache good{make_kv_cache(),
                    make_rotating_cache(4, 2),
-                   make_quantized_cache(32, 4),
+                   make_quantized_cache(bits(4)),
                    make_chunked_cache(4)};
   for (auto& layer : good) {
     s.attend(*layer, 0, 11);
@@ -246,7 +245,7 @@ TEST(PromptCacheFile, RefusesHostileValues) {
   refused("not a whole number", "0.2", mx::array({1, 2}));
   refused("too large", "0.2", mx::array(std::int64_t{1} << 40));
   refused("don't go together", "0.1", mx::zeros({1, 2, 255, 32}));
-  refused("don't go together", "0.0", mx::zeros({512}));
+  refused("of four axes", "0.0", mx::zeros({512}));
   refused("not floating-point", "0.0", mx::zeros({1, 2, 256, 32}, mx::int32));
   refused("outside", "1.4", number(0));
   refused("outside", "1.3", number(4));

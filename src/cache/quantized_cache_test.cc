@@ -1,5 +1,3 @@
-#include "cache/quantized_cache.h"
-
 #include <mlx/mlx.h>
 
 #include "cache/arrays_cache.h"
@@ -8,6 +6,7 @@
 #include "cache/concatenate_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/rotating_cache.h"
+#include "mlxlm/log.h"
 
 namespace mlxlm {
 namespace {
@@ -16,14 +15,14 @@ TEST(QuantizedKVCache, ErrorShrinksWithBits) {
   Sequence s(9, 64);
   auto exact = attend_without_cache(s.q, s.k, s.v, {.scale = 0.1f});
   float previous = 10;
-  for (int bits : {2, 3, 4, 5, 6, 8}) {
-    QuantizedKVCache cache(32, bits);
+  for (int num_bits : {2, 3, 4, 5, 6, 8}) {
+    KVCache cache(bits(num_bits));
     std::vector<mx::array> parts;
     for (auto [from, to] : {std::pair{0, 5}, {5, 6}, {6, 9}}) {
       parts.push_back(s.attend(cache, from, to - from, {.scale = 0.1f}));
     }
     float error = largest_difference(mx::concatenate(parts, 2), exact);
-    EXPECT_LT(error, previous) << bits;
+    EXPECT_LT(error, previous) << num_bits;
     previous = error;
   }
   EXPECT_LT(previous, 0.02f);
@@ -34,8 +33,8 @@ TEST(QuantizedKVCache, ConversionEqualsQuantizingFromTheStart) {
   for (int group_size : {32, 64}) {
     KVCache plain;
     s.attend(plain, 0, 7);
-    auto converted = plain.to_quantized(group_size, 4);
-    QuantizedKVCache direct(group_size, 4);
+    auto converted = plain.to_quantized(bits(4, group_size));
+    KVCache direct(bits(4, group_size));
     s.attend(direct, 0, 7);
     EXPECT_EQ(converted->offset(), 7);
     EXPECT_TRUE(same(s.attend(*converted, 7, 3), s.attend(direct, 7, 3)));
@@ -45,7 +44,7 @@ TEST(QuantizedKVCache, ConversionEqualsQuantizingFromTheStart) {
 
 TEST(QuantizedKVCache, TrimsAndRollsBack) {
   Sequence s(280, 32);
-  QuantizedKVCache cache(32, 8);
+  KVCache cache(bits(8));
   s.attend(cache, 0, 6);
   auto checkpoint = cache.checkpoint();
   auto next = s.attend(cache, 6, 270);
@@ -59,21 +58,83 @@ TEST(QuantizedKVCache, TrimsAndRollsBack) {
 
 TEST(QuantizedKVCache, RefusesSizesThatDontFit) {
   expect_error(ErrorKind::argument, "group size is 48", [] {
-    make_quantized_cache(48, 4);
+    make_quantized_cache(bits(4, 48));
   });
   expect_error(ErrorKind::argument, "number of bits is 7", [] {
-    make_quantized_cache(64, 7);
+    make_quantized_cache({8, 7, 64});
   });
   Sequence s(3, 16);
-  QuantizedKVCache cache(32, 4);
+  KVCache cache(bits(4));
   expect_error(ErrorKind::argument, "heads have 16 numbers", [&] {
     s.attend(cache, 0, 3);
   });
   EXPECT_TRUE(cache.empty());
-  Sequence wide(3, 32);
-  expect_error(ErrorKind::unsupported, "sinks", [&] {
-    wide.attend(cache, 0, 3, {.sinks = mx::zeros({4})});
+  auto rotating = make_rotating_cache(8, 0, bits(4));
+  expect_error(ErrorKind::argument, "heads have 16 numbers", [&] {
+    s.attend(*rotating, 0, 3);
   });
+  EXPECT_TRUE(rotating->empty());
+}
+
+// Quantizes and restores.
+mx::array rounded(const mx::array& rows, int num_bits) {
+  auto parts = mx::quantize(rows, 32, num_bits);
+  return mx::dequantize(parts[0], parts[1], parts[2], 32, num_bits);
+}
+
+TEST(QuantizedKVCache, KeysAndValuesHaveTheirOwnBitsAndSinksWork) {
+  Sequence s(9, 64);
+  AttendSpec spec{.scale = 0.1f, .sinks = mx::array({0.5f, 1.0f, -1.0f, 0.0f})};
+  KVCache cache(KvQuantization{8, 3, 32});
+  auto part = s.attend(cache, 0, 9, spec);
+  auto expected =
+      attend_without_cache(s.q, rounded(s.k, 8), rounded(s.v, 3), spec);
+  EXPECT_LT(largest_difference(part, expected), 1e-5f);
+  EXPECT_EQ(cache.capabilities().quantization, (KvQuantization{8, 3, 32}));
+  EXPECT_LT(cache.nbytes(), KVCache(bits(8)).nbytes() + 300000);
+}
+
+// A rotating cache of quantized rows attends to what a float one of the
+// rounded rows does.
+TEST(QuantizedRotatingKVCache, EqualsRotatingOverRoundedRows) {
+  Sequence s(30, 64);
+  Sequence near = s;
+  near.k = rounded(s.k, 4);
+  near.v = rounded(s.v, 4);
+  for (int keep : {0, 2}) {
+    RotatingKVCache quantized(8, keep, bits(4));
+    RotatingKVCache plain(8, keep);
+    int from = 0;
+    for (int count : {3, 1, 1, 4, 1, 9, 1, 1, 1, 2, 1, 1}) {
+      auto part = s.attend(quantized, from, count);
+      EXPECT_LT(largest_difference(part, near.attend(plain, from, count)),
+                1e-5f)
+          << keep << " from " << from;
+      EXPECT_EQ(quantized.index(), plain.index());
+      from += count;
+    }
+    EXPECT_EQ(quantized.kind(), "QuantizedRotatingKVCache");
+    EXPECT_LT(quantized.nbytes() * 5, plain.nbytes());
+  }
+}
+
+TEST(QuantizedRotatingKVCache, ConversionKeepsPlaceAndOrder) {
+  Sequence s(40, 64);
+  for (int prompt : {3, 8, 13, 20}) {
+    RotatingKVCache direct(8, 2, bits(8));
+    RotatingKVCache plain(8, 2);
+    for (int i = 0; i < prompt; ++i) {
+      s.attend(direct, i, 1);
+      s.attend(plain, i, 1);
+    }
+    auto converted = plain.to_quantized(bits(8));
+    for (auto [from, count] : {std::pair{0, 1}, {1, 4}, {5, 1}, {6, 1}}) {
+      EXPECT_TRUE(same(s.attend(*converted, prompt + from, count),
+                       s.attend(direct, prompt + from, count)))
+          << prompt << " from " << from;
+    }
+    EXPECT_EQ(converted->to_quantized(bits(8)), nullptr);
+  }
 }
 
 TEST(QuantizePromptCache, StartsAtTheGivenOffset) {
@@ -81,18 +142,24 @@ TEST(QuantizePromptCache, StartsAtTheGivenOffset) {
   PromptCache cache{make_kv_cache(), make_kv_cache(), make_arrays_cache(1)};
   s.attend(*cache[0], 0, 8);
   s.attend(*cache[1], 0, 4);
-  quantize_prompt_cache(cache, 5, 32, 4);
+  quantize_prompt_cache(cache, 5, bits(4));
   EXPECT_EQ(cache[0]->kind(), "QuantizedKVCache");
   EXPECT_EQ(cache[1]->kind(), "KVCache");
-  quantize_prompt_cache(cache, 0, 32, 4);
+  std::string log;
+  set_log_handler([&](LogLevel, std::string_view text) { log += text; });
+  quantize_prompt_cache(cache, 0, bits(4));
+  quantize_prompt_cache(cache, 0, bits(4));
+  set_log_handler({});
+  EXPECT_EQ(log,
+            "the KV cache of 1 of 3 layers is quantized to 4 bits; left as "
+            "they are: 1 ArraysCache");
   EXPECT_EQ(cache[1]->kind(), "QuantizedKVCache");
-  // Kinds without a quantized form stay, as in the reference.
   EXPECT_EQ(cache[2]->kind(), "ArraysCache");
   PromptCache rotating{make_rotating_cache(8)};
-  quantize_prompt_cache(rotating, 1, 32, 4);  // not there yet
-  expect_error(ErrorKind::unsupported, "rotating", [&] {
-    quantize_prompt_cache(rotating, 0, 32, 4);
-  });
+  quantize_prompt_cache(rotating, 1, bits(4));  // not there yet
+  EXPECT_EQ(rotating[0]->kind(), "RotatingKVCache");
+  quantize_prompt_cache(rotating, 0, bits(4));
+  EXPECT_EQ(rotating[0]->kind(), "QuantizedRotatingKVCache");
 }
 
 TEST(ArraysCache, MasksPaddingAndAdvances) {

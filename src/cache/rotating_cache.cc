@@ -12,13 +12,15 @@
 
 namespace mlxlm {
 
-RotatingKVCache::RotatingKVCache(int max_size, int keep) {
+RotatingKVCache::RotatingKVCache(
+    int max_size, int keep, const std::optional<KvQuantization>& quantization) {
   if (keep < 0 || max_size <= keep) {
     throw Error(ErrorKind::argument,
                 "a rotating cache of " + std::to_string(max_size) +
                     " tokens can't keep the first " + std::to_string(keep) +
                     ": the size must be larger");
   }
+  content_.rows = empty_rows(quantization);
   content_.max_size = max_size;
   content_.keep = keep;
 }
@@ -27,8 +29,13 @@ int RotatingKVCache::size() const {
   return std::min(content_.offset, content_.max_size);
 }
 
-std::size_t RotatingKVCache::nbytes() const {
-  return nbytes_of(content_.keys) + nbytes_of(content_.values);
+CacheCapabilities RotatingKVCache::capabilities() const {
+  auto quantization = quantization_of(content_.rows);
+  return {.attends = true,
+          .trimmable_tokens = is_trimmable() ? content_.offset : 0,
+          .quantizable = !quantization,
+          .quantization = quantization,
+          .checkpoint_bytes = nbytes()};
 }
 
 Mask RotatingKVCache::make_mask(int num_queries,
@@ -57,106 +64,89 @@ Mask RotatingKVCache::make_mask(int num_queries,
 }
 
 // The rows from oldest to newest, without unused ones at the end.
-mx::array RotatingKVCache::in_order(const mx::array& held) const {
+KeysAndValues RotatingKVCache::in_order() const {
   const auto& c = content_;
-  int num_rows = held.shape(2);
+  int num_rows = c.rows.count();
   if (c.index == num_rows) {
-    return held;
+    return c.rows;
   }
   if (c.index < c.offset) {
-    return mx::concatenate({rows_of(held, 0, c.keep),
-                            rows_of(held, c.index, num_rows),
-                            rows_of(held, c.keep, c.index)},
-                           2);
+    return c.rows.slice(0, c.keep)
+        .followed_by(c.rows.slice(c.index, num_rows))
+        .followed_by(c.rows.slice(c.keep, c.index));
   }
-  return rows_of(held, 0, c.index);
+  return c.rows.slice(0, c.index);
 }
 
 // Without the `num_rows` rows that follow the first `keep`.
-mx::array RotatingKVCache::without_oldest(const mx::array& held,
-                                          int num_rows) const {
+KeysAndValues RotatingKVCache::without_oldest(const KeysAndValues& held,
+                                              int num_rows) const {
   if (num_rows <= 0) {
     return held;
   }
-  int keep = std::min(content_.keep, held.shape(2));
-  int from = std::min(keep + num_rows, held.shape(2));
-  return mx::concatenate(
-      {rows_of(held, 0, keep), rows_of(held, from, held.shape(2))}, 2);
+  int keep = std::min(content_.keep, held.count());
+  int from = std::min(keep + num_rows, held.count());
+  return held.slice(0, keep).followed_by(held.slice(from, held.count()));
 }
 
-void RotatingKVCache::append_several(const mx::array& keys,
-                                     const mx::array& values) {
+void RotatingKVCache::append_several(const KeysAndValues& rows) {
   auto& c = content_;
-  if (!c.keys) {
-    c.keys = keys;
-    c.values = values;
+  int num_tokens = rows.count();
+  if (c.rows.empty()) {
+    c.rows = rows;
   } else {
-    auto held_keys = in_order(*c.keys);
-    auto held_values = in_order(*c.values);
+    KeysAndValues held = in_order();
     // max_size - 1 rows stay, so that the first new token, too, sees max_size.
-    int surplus = held_keys.shape(2) - c.max_size + 1;
-    c.keys = mx::concatenate({without_oldest(held_keys, surplus), keys}, 2);
-    c.values =
-        mx::concatenate({without_oldest(held_values, surplus), values}, 2);
+    int surplus = held.count() - c.max_size + 1;
+    c.rows = without_oldest(held, surplus).followed_by(rows);
   }
-  c.offset += keys.shape(2);
-  c.index = c.keys->shape(2);
+  c.offset += num_tokens;
+  c.index = c.rows.count();
 }
 
 // Makes room for one more row, while fewer than max_size are there.
-void RotatingKVCache::grow(const mx::array& keys, const mx::array& values) {
+void RotatingKVCache::grow(const KeysAndValues& rows) {
   auto& c = content_;
-  if (c.keys &&
-      (c.offset < c.keys->shape(2) || c.keys->shape(2) >= c.max_size)) {
+  if (!c.rows.empty() &&
+      (c.offset < c.rows.count() || c.rows.count() >= c.max_size)) {
     return;
   }
-  auto grown = [&](const std::optional<mx::array>& held,
-                   const mx::array& rows) {
-    mx::Shape shape = rows.shape();
-    shape[2] = std::min(kCacheStepTokens, c.max_size - c.offset);
-    auto fresh = mx::zeros(shape, rows.dtype());
-    return held ? mx::concatenate({*held, fresh}, 2) : fresh;
-  };
-  c.keys = grown(c.keys, keys);
-  c.values = grown(c.values, values);
+  auto fresh = rows.zeros(std::min(kCacheStepTokens, c.max_size - c.offset));
+  c.rows = c.rows.empty() ? fresh : c.rows.followed_by(fresh);
   c.index = c.offset;
 }
 
-void RotatingKVCache::append_one(const mx::array& key, const mx::array& value) {
+void RotatingKVCache::append_one(const KeysAndValues& row) {
   auto& c = content_;
-  grow(key, value);
-  int surplus = c.keys->shape(2) - c.max_size;
+  grow(row);
+  int surplus = c.rows.count() - c.max_size;
   if (surplus > 0) {
-    c.keys = without_oldest(*c.keys, surplus);
-    c.values = without_oldest(*c.values, surplus);
+    c.rows = without_oldest(c.rows, surplus);
     c.index = c.max_size;
   }
   if (c.index == c.max_size) {
     c.index = c.keep;
   }
-  c.keys = with_rows(*c.keys, key, c.index);
-  c.values = with_rows(*c.values, value, c.index);
+  c.rows.set(row, c.index);
   c.offset += 1;
   c.index += 1;
 }
 
-std::pair<mx::array, mx::array> RotatingKVCache::update(
-    const mx::array& keys, const mx::array& values) {
-  if (content_.keys) {
-    check_same_rows(*content_.keys, keys);
-    check_same_rows(*content_.values, values);
-  }
-  if (keys.shape(2) == 1) {
-    append_one(keys, values);
+KeysAndValues RotatingKVCache::update(const mx::array& keys,
+                                      const mx::array& values) {
+  KeysAndValues rows = content_.rows.encoded(keys, values);
+  content_.rows.check_fit(rows);
+  if (rows.count() == 1) {
+    append_one(rows);
     return keys_and_values();
   }
-  append_several(keys, values);
-  return {*content_.keys, *content_.values};
+  append_several(rows);
+  return content_.rows;
 }
 
-std::pair<mx::array, mx::array> RotatingKVCache::keys_and_values() const {
-  int used = std::min(content_.offset, content_.keys->shape(2));
-  return {rows_of(*content_.keys, 0, used), rows_of(*content_.values, 0, used)};
+KeysAndValues RotatingKVCache::keys_and_values() const {
+  return content_.rows.slice(0,
+                             std::min(content_.offset, content_.rows.count()));
 }
 
 int RotatingKVCache::trim(int num_tokens) {
@@ -177,36 +167,37 @@ void RotatingKVCache::rollback(const CacheCheckpoint& checkpoint) {
   content_ = content_of<Content>(checkpoint, kind());
 }
 
-std::shared_ptr<Cache> RotatingKVCache::to_quantized(int, int) const {
-  throw Error(ErrorKind::unsupported,
-              "a rotating KV cache can't be quantized (RotatingKVCache "
-              "Quantization NYI in the reference); turn kv-bits off, or use a "
-              "model without sliding windows and no max-kv-size");
+CachePtr RotatingKVCache::to_quantized(
+    const KvQuantization& quantization) const {
+  if (quantized()) {
+    return nullptr;
+  }
+  auto copy = std::make_shared<RotatingKVCache>(*this);
+  copy->content_.rows = quantized_copy(content_.rows, quantization);
+  return copy;
 }
 
 CacheState RotatingKVCache::state() const {
   const auto& c = content_;
-  return state_list(c.keys, c.values, c.offset, c.keep, c.max_size, c.index);
+  return state_with(c.rows, {c.offset, c.keep, c.max_size, c.index});
 }
 
 void RotatingKVCache::set_state(const CacheState& state) {
   StateReader reader(kind(), state);
-  reader.expect_size(6);
-  auto held = reader.keys_and_values();
   Content content;
-  content.keys = held.keys;
-  content.values = held.values;
+  content.rows = reader.keys_and_values(4, quantized());
+  int held_tokens = content.rows.count();
   content.max_size = reader.integer(4, 1, INT_MAX);
   content.keep = reader.integer(3, 0, content.max_size - 1);
-  content.offset = reader.integer(2, 0, held.keys ? INT_MAX / 2 : 0);
-  content.index = reader.integer(5, 0, held.tokens);
+  content.offset = reader.integer(2, 0, content.rows.empty() ? 0 : INT_MAX / 2);
+  content.index = reader.integer(5, 0, held_tokens);
   // Nothing overwritten yet: the next place is the number of tokens. Later
   // all rows, max_size or more, are in use and the place lies behind the kept
   // ones.
   bool in_order = content.index == content.offset;
-  bool full = content.offset >= held.tokens &&
-              held.tokens >= content.max_size &&
-              (content.index == held.tokens || content.index >= content.keep);
+  bool full = content.offset >= held_tokens &&
+              held_tokens >= content.max_size &&
+              (content.index == held_tokens || content.index >= content.keep);
   if (!in_order && !full) {
     reader.fail("its index " + std::to_string(content.index) +
                 " doesn't fit its " + std::to_string(content.offset) +
@@ -215,15 +206,9 @@ void RotatingKVCache::set_state(const CacheState& state) {
   content_ = std::move(content);
 }
 
-void RotatingKVCache::append_arrays_to(std::vector<mx::array>& out) const {
-  if (content_.keys) {
-    out.push_back(*content_.keys);
-    out.push_back(*content_.values);
-  }
-}
-
-CachePtr make_rotating_cache(int max_size, int keep) {
-  return std::make_shared<RotatingKVCache>(max_size, keep);
+CachePtr make_rotating_cache(
+    int max_size, int keep, const std::optional<KvQuantization>& quantization) {
+  return std::make_shared<RotatingKVCache>(max_size, keep, quantization);
 }
 
 }  // namespace mlxlm

@@ -1,5 +1,5 @@
-// RotatingKVCache: keeps the first `keep` tokens and the newest of the rest,
-// `max_size` in all.
+// RotatingKVCache and, with a quantization, QuantizedRotatingKVCache: keep the
+// first `keep` tokens and the newest of the rest, `max_size` in all.
 #pragma once
 
 #include "cache/attention_cache.h"
@@ -8,14 +8,21 @@ namespace mlxlm {
 
 class RotatingKVCache : public AttentionCache {
  public:
-  // Throws Error{argument} unless 0 <= keep < max_size.
-  explicit RotatingKVCache(int max_size, int keep = 0);
+  // Throws Error{argument} unless 0 <= keep < max_size, and for bits or a group
+  // size that MLX can't quantize to.
+  explicit RotatingKVCache(
+      int max_size,
+      int keep = 0,
+      const std::optional<KvQuantization>& quantization = {});
 
-  std::string_view kind() const override { return "RotatingKVCache"; }
+  std::string_view kind() const override {
+    return quantized() ? "QuantizedRotatingKVCache" : "RotatingKVCache";
+  }
   int offset() const override { return content_.offset; }
   int size() const override;
-  std::size_t nbytes() const override;
-  bool empty() const override { return !content_.keys; }
+  std::size_t nbytes() const override { return content_.rows.nbytes(); }
+  bool empty() const override { return content_.rows.empty(); }
+  CacheCapabilities capabilities() const override;
   int max_size() const { return content_.max_size; }
   int keep() const { return content_.keep; }
   // Where the next single token is written.
@@ -25,9 +32,9 @@ class RotatingKVCache : public AttentionCache {
                  int window_tokens,
                  bool want_array = false) const override;
   // One token overwrites the oldest; several put the cache in order first.
-  std::pair<mx::array, mx::array> update(const mx::array& keys,
-                                         const mx::array& values) override;
-  std::pair<mx::array, mx::array> keys_and_values() const;
+  KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  const KeysAndValues& rows() const override { return content_.rows; }
+  KeysAndValues keys_and_values() const;
 
   // Only until the first token is overwritten.
   bool is_trimmable() const override { return is_trimmable_after(0); }
@@ -35,33 +42,43 @@ class RotatingKVCache : public AttentionCache {
     return num_tokens < content_.max_size - content_.offset;
   }
   int trim(int num_tokens) override;
+  // Holds on to the buffers, nbytes() of them: the next token is written into
+  // a copy.
   std::unique_ptr<CacheCheckpoint> checkpoint() const override;
   void rollback(const CacheCheckpoint& checkpoint) override;
-  // Throws Error{unsupported}, as the reference.
-  std::shared_ptr<Cache> to_quantized(int group_size, int bits) const override;
+  CachePtr fork() const override {
+    return std::make_shared<RotatingKVCache>(*this);
+  }
+  CachePtr to_quantized(const KvQuantization& quantization) const override;
   CacheState state() const override;
   void set_state(const CacheState& state) override;
-  void append_arrays_to(std::vector<mx::array>& out) const override;
+  void append_arrays_to(std::vector<mx::array>& out) const override {
+    content_.rows.append_arrays_to(out);
+  }
 
  private:
   struct Content {
-    std::optional<mx::array> keys;    // [B, H, T, D]; T <= max_size after one
-    std::optional<mx::array> values;  // token, more after several
+    // [B, H, T, D]; T <= max_size after one token, more after several
+    KeysAndValues rows;
     int offset = 0;
     int keep = 0;
     int max_size = 0;
     int index = 0;
   };
 
-  mx::array in_order(const mx::array& held) const;
-  mx::array without_oldest(const mx::array& held, int num_rows) const;
-  void grow(const mx::array& keys, const mx::array& values);
-  void append_several(const mx::array& keys, const mx::array& values);
-  void append_one(const mx::array& key, const mx::array& value);
+  bool quantized() const { return content_.rows.keys.format().quantized(); }
+  KeysAndValues in_order() const;
+  KeysAndValues without_oldest(const KeysAndValues& held, int num_rows) const;
+  void grow(const KeysAndValues& rows);
+  void append_several(const KeysAndValues& rows);
+  void append_one(const KeysAndValues& row);
 
   Content content_;
 };
 
-CachePtr make_rotating_cache(int max_size, int keep = 0);
+CachePtr make_rotating_cache(
+    int max_size,
+    int keep = 0,
+    const std::optional<KvQuantization>& quantization = {});
 
 }  // namespace mlxlm

@@ -149,8 +149,8 @@ TEST(RotatingKVCache, RefusesWhatItCannotDo) {
       ErrorKind::argument, "must be larger", [] { make_rotating_cache(4, 4); });
   expect_error(
       ErrorKind::argument, "can't keep", [] { make_rotating_cache(4, -1); });
-  expect_error(ErrorKind::unsupported, "can't be quantized", [] {
-    make_rotating_cache(4)->to_quantized(64, 4);
+  expect_error(ErrorKind::argument, "number of bits is 9", [] {
+    make_rotating_cache(4)->to_quantized({9, 9, 64});
   });
 }
 

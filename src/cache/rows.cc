@@ -1,12 +1,14 @@
 #include "cache/rows.h"
 
 #include <sstream>
+#include <string>
 
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
 
 namespace mlxlm {
+namespace {
 
 mx::array rows_of(const mx::array& array, int from, int to) {
   mx::Shape start(4, 0);
@@ -38,31 +40,109 @@ void check_same_rows(const mx::array& held, const mx::array& rows) {
   }
 }
 
-void append_rows(std::optional<mx::array>& buffer,
-                 const mx::array& rows,
-                 int used) {
-  if (buffer) {
-    check_same_rows(*buffer, rows);
+}  // namespace
+
+std::optional<std::string> fault_of(const RowFormat& format) {
+  int group_size = format.group_size;
+  if (group_size != 32 && group_size != 64 && group_size != 128) {
+    return "the KV cache's group size is " + std::to_string(group_size) +
+           "; it can be 32, 64 or 128";
   }
-  int num_rows = rows.shape(2);
-  if (!buffer || used + num_rows > buffer->shape(2)) {
-    mx::Shape shape = rows.shape();
-    shape[2] =
-        (num_rows + kCacheStepTokens - 1) / kCacheStepTokens * kCacheStepTokens;
-    auto fresh = mx::zeros(shape, rows.dtype());
-    if (!buffer) {
-      buffer = fresh;
-    } else {
-      auto held =
-          used % kCacheStepTokens == 0 ? *buffer : rows_of(*buffer, 0, used);
-      buffer = mx::concatenate({held, fresh}, 2);
-    }
+  if (format.bits < 2 || format.bits == 7 || format.bits > 8) {
+    return "the KV cache's number of bits is " + std::to_string(format.bits) +
+           "; it can be 2, 3, 4, 5, 6 or 8";
   }
-  buffer = with_rows(*buffer, rows, used);
+  return std::nullopt;
 }
 
-std::size_t nbytes_of(const std::optional<mx::array>& array) {
-  return array ? array->nbytes() : 0;
+std::size_t Rows::nbytes() const {
+  std::size_t sum = 0;
+  for (const auto& array : arrays_) {
+    sum += array.nbytes();
+  }
+  return sum;
+}
+
+kernels::QuantizedTensor Rows::quantized() const {
+  return {arrays_.at(0),
+          arrays_.at(1),
+          arrays_.at(2),
+          format_.group_size,
+          format_.bits};
+}
+
+Rows Rows::encoded(const mx::array& rows) const {
+  if (!format_.quantized()) {
+    return {format_, {rows}};
+  }
+  if (rows.shape(-1) % format_.group_size != 0) {
+    throw Error(ErrorKind::argument,
+                "the KV cache can't be quantized in groups of " +
+                    std::to_string(format_.group_size) +
+                    ": the model's heads have " +
+                    std::to_string(rows.shape(-1)) +
+                    " numbers, which is not a multiple; choose another "
+                    "kv-group-size or turn kv-bits off");
+  }
+  return {format_, mx::quantize(rows, format_.group_size, format_.bits)};
+}
+
+Rows Rows::slice(int from, int to) const {
+  Rows part(format_);
+  for (const auto& array : arrays_) {
+    part.arrays_.push_back(rows_of(array, from, to));
+  }
+  return part;
+}
+
+Rows Rows::followed_by(const Rows& rows) const {
+  Rows all(format_);
+  for (std::size_t i = 0; i < arrays_.size(); ++i) {
+    all.arrays_.push_back(mx::concatenate({arrays_[i], rows.arrays_[i]}, 2));
+  }
+  return all;
+}
+
+void Rows::set(const Rows& rows, int at) {
+  for (std::size_t i = 0; i < arrays_.size(); ++i) {
+    arrays_[i] = with_rows(arrays_[i], rows.arrays_[i], at);
+  }
+}
+
+Rows Rows::zeros(int count) const {
+  Rows zeros(format_);
+  for (const auto& array : arrays_) {
+    mx::Shape shape = array.shape();
+    shape[2] = count;
+    zeros.arrays_.push_back(mx::zeros(shape, array.dtype()));
+  }
+  return zeros;
+}
+
+void Rows::append(const Rows& rows, int used) {
+  if (empty() || used + rows.count() > count()) {
+    Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
+                            kCacheStepTokens * kCacheStepTokens);
+    if (empty()) {
+      *this = std::move(fresh);
+    } else {
+      *this = (used % kCacheStepTokens == 0 ? *this : slice(0, used))
+                  .followed_by(fresh);
+    }
+  }
+  set(rows, used);
+}
+
+void Rows::check_fit(const Rows& rows) const {
+  for (std::size_t i = 0; i < arrays_.size(); ++i) {
+    check_same_rows(arrays_[i], rows.arrays_.at(i));
+  }
+}
+
+void KeysAndValues::append_arrays_to(std::vector<mx::array>& out) const {
+  for (const Rows* rows : {&keys, &values}) {
+    out.insert(out.end(), rows->arrays().begin(), rows->arrays().end());
+  }
 }
 
 }  // namespace mlxlm

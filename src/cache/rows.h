@@ -1,9 +1,12 @@
-// Rows of a cache's arrays: axis 2 of [B, H, T, D] is time.
+// Rows of a cache: keys or values [B, H, T, D] of a layer, where T is time.
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include <mlx/array.h>
+
+#include "kernels/seam.h"
 
 namespace mlxlm {
 
@@ -12,22 +15,102 @@ namespace mx = mlx::core;
 // Buffers grow by multiples of this, as the reference's.
 inline constexpr int kCacheStepTokens = 256;
 
-// array[:, :, from:to]
-mx::array rows_of(const mx::array& array, int from, int to);
+// How rows are stored: as they come, or in MLX's affine quantization.
+struct RowFormat {
+  int bits = 0;  // 0: as they come
+  int group_size = 0;
 
-// array[:, :, at:at + rows.shape(2)] = rows, as a new array.
-mx::array with_rows(const mx::array& array, const mx::array& rows, int at);
+  bool quantized() const { return bits > 0; }
+};
 
-// Writes `rows` after the first `used` of `buffer`, growing it first where it
-// is too short. Throws Error{argument} if the shapes belong to different
-// models.
-void append_rows(std::optional<mx::array>& buffer,
-                 const mx::array& rows,
-                 int used);
+// What is wrong with this format, if anything.
+std::optional<std::string> fault_of(const RowFormat& format);
 
-// Throws Error{argument} unless `rows` can stand behind `held` in time.
-void check_same_rows(const mx::array& held, const mx::array& rows);
+// A value: copies share their arrays, and no array is changed in place while
+// another holds it.
+class Rows {
+ public:
+  explicit Rows(RowFormat format = {}) : format_(format) {}
+  // Arrays in this format: [rows], or [data, scales, zeros].
+  Rows(RowFormat format, std::vector<mx::array> arrays)
+      : format_(format), arrays_(std::move(arrays)) {}
 
-std::size_t nbytes_of(const std::optional<mx::array>& array);
+  const RowFormat& format() const { return format_; }
+  bool empty() const { return arrays_.empty(); }
+  // T, those not in use included.
+  int count() const { return empty() ? 0 : arrays_[0].shape(2); }
+  std::size_t nbytes() const;
+  // B, H and D; only if not empty.
+  int batch_size() const { return plain().shape(0); }
+  int num_heads() const { return plain().shape(1); }
+  int head_size() const {
+    return format_.quantized() ? arrays_[1].shape(3) * format_.group_size
+                               : arrays_[0].shape(3);
+  }
+
+  // One array, or three if quantized; none if empty.
+  const std::vector<mx::array>& arrays() const { return arrays_; }
+  const mx::array& plain() const { return arrays_.at(0); }
+  kernels::QuantizedTensor quantized() const;
+
+  // `rows` [B, H, L, D] in this format. Throws Error{argument} if D is not a
+  // multiple of the group size.
+  Rows encoded(const mx::array& rows) const;
+
+  // [:, :, from:to]
+  Rows slice(int from, int to) const;
+  Rows followed_by(const Rows& rows) const;
+  // [:, :, at:at + rows.count()] = rows
+  void set(const Rows& rows, int at);
+  // `count` rows of zeros, the other axes as here.
+  Rows zeros(int count) const;
+
+  // Writes `rows` after the first `used`, growing first where that is needed.
+  void append(const Rows& rows, int used);
+
+  // Throws Error{argument} unless `rows` can stand behind these in time.
+  void check_fit(const Rows& rows) const;
+
+ private:
+  RowFormat format_;
+  std::vector<mx::array> arrays_;
+};
+
+// Both of a layer, always changed together: nothing has changed if one fails.
+struct KeysAndValues {
+  Rows keys;
+  Rows values;
+
+  bool empty() const { return keys.empty(); }
+  int count() const { return keys.count(); }
+  std::size_t nbytes() const { return keys.nbytes() + values.nbytes(); }
+
+  KeysAndValues encoded(const mx::array& k, const mx::array& v) const {
+    return {keys.encoded(k), values.encoded(v)};
+  }
+  KeysAndValues slice(int from, int to) const {
+    return {keys.slice(from, to), values.slice(from, to)};
+  }
+  KeysAndValues followed_by(const KeysAndValues& rows) const {
+    return {keys.followed_by(rows.keys), values.followed_by(rows.values)};
+  }
+  KeysAndValues zeros(int num_rows) const {
+    return {keys.zeros(num_rows), values.zeros(num_rows)};
+  }
+  void set(const KeysAndValues& rows, int at) {
+    keys.set(rows.keys, at);
+    values.set(rows.values, at);
+  }
+  void append(const KeysAndValues& rows, int used) {
+    check_fit(rows);
+    keys.append(rows.keys, used);
+    values.append(rows.values, used);
+  }
+  void check_fit(const KeysAndValues& rows) const {
+    keys.check_fit(rows.keys);
+    values.check_fit(rows.values);
+  }
+  void append_arrays_to(std::vector<mx::array>& out) const;
+};
 
 }  // namespace mlxlm

@@ -1,6 +1,7 @@
 // Reads a CacheState that came from a file: every step checked.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,6 +9,8 @@
 #include <mlx/array.h>
 
 #include <mlxlm/cache.h>
+
+#include "cache/rows.h"
 
 namespace mlxlm {
 
@@ -26,17 +29,16 @@ class StateReader {
   int integer(std::size_t index, int least, int most) const;
   // None or an array.
   std::optional<mx::array> array(std::size_t index) const;
-  // None or keys and values, [B, H, T, D] and [B, H, T, Dv] of floats.
-  struct KeysAndValues {
-    std::optional<mx::array> keys;
-    std::optional<mx::array> values;
-    int tokens = 0;  // T
-  };
-  KeysAndValues keys_and_values() const;
+
+  // A state as state_with() makes it, with `num_numbers` numbers: its keys
+  // [B, H, T, D] and values [B, H, T, Dv], of floats or quantized.
+  KeysAndValues keys_and_values(int num_numbers, bool quantized) const;
 
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
+  Rows rows(std::size_t index, const RowFormat& format) const;
+
   std::string kind_;
   const CacheState::List* list_;
 };
@@ -44,15 +46,15 @@ class StateReader {
 // Makes states.
 inline CacheState state_of(int value) { return {value}; }
 inline CacheState state_of(std::string value) { return {std::move(value)}; }
-inline CacheState state_of(const mx::array& value) { return {value}; }
 inline CacheState state_of(const std::optional<mx::array>& value) {
   return value ? CacheState{*value} : CacheState{};
 }
-template <typename... Items>
-CacheState state_list(const Items&... items) {
-  CacheState::List list;
-  (list.push_back(state_of(items)), ...);
-  return {std::move(list)};
-}
+
+// Keys, values and numbers; if quantized, each of the first two is a list of
+// three arrays, and behind the numbers are the group size and the bits: once
+// as in the reference's QuantizedKVCache, or those of keys and those of values
+// where they differ.
+CacheState state_with(const KeysAndValues& rows,
+                      std::initializer_list<int> numbers);
 
 }  // namespace mlxlm

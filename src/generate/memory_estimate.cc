@@ -4,6 +4,7 @@
 
 #include "cache/rotating_cache.h"
 #include "cache/rows.h"
+#include "generate/options.h"
 #include "generate/prefill.h"
 
 namespace mlxlm {
@@ -14,11 +15,19 @@ std::uint64_t estimate_cache_bytes(Model& model,
   // As many tokens as a cache makes room for at once.
   PromptCache cache = model.make_cache(options.max_kv_size);
   model.forward(token_row(std::vector<int>(kCacheStepTokens, 0)), cache);
-  if (options.kv_bits && num_tokens >= options.quantized_kv_start) {
-    quantize_prompt_cache(cache, 0, options.kv_group_size, *options.kv_bits);
+  auto quantization = kv_quantization(options);
+  if (quantization && num_tokens >= options.quantized_kv_start) {
+    for (auto& layer : cache) {
+      auto quantized = layer->to_quantized(*quantization);
+      layer = quantized ? quantized : layer;
+    }
   }
   std::uint64_t sum = 0;
   for (const auto& layer : cache) {
+    if (!layer->capabilities().attends) {
+      sum += layer->nbytes();
+      continue;
+    }
     std::int64_t tokens = num_tokens;
     if (auto* rotating = dynamic_cast<RotatingKVCache*>(layer.get())) {
       // While it reads a chunk it holds that, too.

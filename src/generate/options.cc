@@ -8,7 +8,7 @@
 
 #include <mlx/mlx.h>
 
-#include "cache/quantized_cache.h"
+#include "cache/attention_cache.h"
 #include "core/log.h"
 #include "generate/memory_estimate.h"
 #include "load/memory.h"
@@ -69,15 +69,6 @@ void check_stops(const GenerateOptions& options) {
   }
 }
 
-// Tokens that a cache has read.
-int cached_tokens(const PromptCache& cache) {
-  int longest = 0;
-  for (const auto& layer : cache) {
-    longest = std::max(longest, layer->offset());
-  }
-  return longest;
-}
-
 // Shorter prompts are let through unexamined, so that they start at once.
 constexpr int kLongPromptTokens = 2048;
 
@@ -89,9 +80,7 @@ void check_memory(Model& model,
     return;
   }
   std::uint64_t needed = estimate_cache_bytes(model, num_tokens, options);
-  for (const auto& layer : cache) {
-    needed -= std::min<std::uint64_t>(needed, layer->nbytes());
-  }
+  needed -= std::min<std::uint64_t>(needed, prompt_cache_nbytes(cache));
   require_memory(needed,
                  "the KV cache of " + std::to_string(num_tokens) + " tokens",
                  "use a shorter prompt, kv-bits or max-kv-size");
@@ -115,10 +104,26 @@ void check_options(const std::vector<int>& prompt,
   check_at_least("max_kv_size", options.max_kv_size, 0);
   check_at_least("prefill_step_tokens", options.prefill_step_tokens, 1);
   check_at_least("quantized_kv_start", options.quantized_kv_start, 0);
-  if (options.kv_bits) {
-    make_quantized_cache(options.kv_group_size, *options.kv_bits);
-  }
+  kv_quantization(options);
   check_stops(options);
+}
+
+std::optional<KvQuantization> kv_quantization(const GenerateOptions& options) {
+  auto key_bits = options.kv_key_bits ? options.kv_key_bits : options.kv_bits;
+  auto value_bits =
+      options.kv_value_bits ? options.kv_value_bits : options.kv_bits;
+  if (!key_bits && !value_bits) {
+    return std::nullopt;
+  }
+  if (!key_bits || !value_bits) {
+    refuse(std::string("there are ") +
+           (key_bits ? "kv_key_bits" : "kv_value_bits") + " but no " +
+           (key_bits ? "kv_value_bits" : "kv_key_bits") +
+           "; give both, or kv_bits for what has none of its own");
+  }
+  KvQuantization quantization{*key_bits, *value_bits, options.kv_group_size};
+  empty_rows(quantization);  // throws where MLX has no such format
+  return quantization;
 }
 
 int prompt_length(const std::vector<int>& prompt,
@@ -155,7 +160,8 @@ PromptCache& usable_cache(const std::vector<ModelPtr>& models,
 void check_quantization(const PromptCache& cache,
                         int num_prompt_tokens,
                         const GenerateOptions& options) {
-  if (!options.kv_bits) {
+  auto quantization = kv_quantization(options);
+  if (!quantization) {
     return;
   }
   std::int64_t most = options.max_tokens < 0 ? INT64_MAX
@@ -165,7 +171,7 @@ void check_quantization(const PromptCache& cache,
     bool reached = options.max_tokens < 0 ||
                    layer->offset() + most >= options.quantized_kv_start;
     if (reached) {
-      layer->to_quantized(options.kv_group_size, *options.kv_bits);
+      layer->to_quantized(*quantization);
     }
   }
 }
@@ -174,7 +180,8 @@ void check_length(Model& model,
                   int num_prompt_tokens,
                   const PromptCache& cache,
                   const GenerateOptions& options) {
-  std::int64_t total = std::int64_t{num_prompt_tokens} + cached_tokens(cache);
+  std::int64_t total =
+      std::int64_t{num_prompt_tokens} + prompt_cache_offset(cache);
   int context = model.context_tokens();
   if (context > 0 && total > context) {
     log_warning("the prompt has " + std::to_string(total) +

@@ -1,6 +1,7 @@
 // What is checked before a generation starts.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include <mlxlm/generate.h>
@@ -11,6 +12,10 @@ namespace mlxlm {
 void check_options(const std::vector<int>& prompt,
                    const Model& model,
                    const GenerateOptions& options);
+
+// The quantization that the options ask for. Throws Error{argument} for a
+// number of bits or a group size that MLX can't quantize to.
+std::optional<KvQuantization> kv_quantization(const GenerateOptions& options);
 
 // Tokens of the prompt: of its ids or of the input embeddings.
 int prompt_length(const std::vector<int>& prompt,
@@ -23,7 +28,7 @@ PromptCache& usable_cache(const std::vector<ModelPtr>& models,
                           PromptCache& own);
 
 // Refuses KV quantization that would begin during this generation and can't,
-// because of a layer's kind or size. Throws Error{unsupported, argument}.
+// because of a layer's sizes. Throws Error{argument}.
 void check_quantization(const PromptCache& cache,
                         int num_prompt_tokens,
                         const GenerateOptions& options);

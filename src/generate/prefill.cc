@@ -5,6 +5,7 @@
 #include <mlx/mlx.h>
 
 #include "generate/interruption.h"
+#include "generate/options.h"
 
 namespace mlxlm {
 
@@ -31,11 +32,8 @@ mx::array forward_part(Model& model,
 }
 
 void apply_quantization(PromptCache& cache, const GenerateOptions& options) {
-  if (options.kv_bits) {
-    quantize_prompt_cache(cache,
-                          options.quantized_kv_start,
-                          options.kv_group_size,
-                          *options.kv_bits);
+  if (auto quantization = kv_quantization(options)) {
+    quantize_prompt_cache(cache, options.quantized_kv_start, *quantization);
   }
 }
 

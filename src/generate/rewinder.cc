@@ -39,7 +39,7 @@ Rewinder::Rewinder(ModelPtr model, PromptCache& cache)
 }
 
 void Rewinder::begin(int max_tokens) {
-  checkpoints_.clear();
+  points_.clear();
   bool all_trimmable = std::ranges::all_of(cache_, [&](const CachePtr& layer) {
     return layer->is_trimmable_after(max_tokens);
   });
@@ -49,7 +49,7 @@ void Rewinder::begin(int max_tokens) {
   for (const auto& layer : cache_) {
     // A checkpoint makes the next update copy; so only where it is needed.
     bool trimmable = layer->is_trimmable_after(max_tokens);
-    checkpoints_.push_back(trimmable ? nullptr : layer->checkpoint());
+    points_.push_back({layer, trimmable ? nullptr : layer->checkpoint()});
   }
 }
 
@@ -58,20 +58,21 @@ void Rewinder::rewind(const std::vector<int>& read, int num_kept) {
   if (num_kept >= num_read) {
     return;
   }
-  if (checkpoints_.empty()) {
+  if (points_.empty()) {
     for (const auto& layer : cache_) {
       layer->trim(num_read - num_kept);
     }
     return;
   }
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    if (checkpoints_[i]) {
-      cache_[i]->rollback(*checkpoints_[i]);
+    if (points_[i].checkpoint) {
+      cache_[i] = points_[i].layer;
+      cache_[i]->rollback(*points_[i].checkpoint);
     } else {
       cache_[i]->trim(num_read);
     }
   }
-  checkpoints_.clear();
+  points_.clear();
   if (num_kept > 0) {
     // Evaluated with the next round.
     model_->forward(token_row({read.begin(), read.begin() + num_kept}), cache_);

@@ -24,8 +24,13 @@ class Rewinder {
  private:
   ModelPtr model_;
   PromptCache& cache_;
-  // One per layer, null where trimming does; empty if it does everywhere.
-  std::vector<std::unique_ptr<CacheCheckpoint>> checkpoints_;
+  // One per layer with the layer, which quantization may replace meanwhile;
+  // null where trimming does. Empty if it does everywhere.
+  struct Point {
+    CachePtr layer;
+    std::unique_ptr<CacheCheckpoint> checkpoint;
+  };
+  std::vector<Point> points_;
 };
 
 }  // namespace mlxlm

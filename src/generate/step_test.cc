@@ -267,27 +267,24 @@ TEST(GenerateStep, QuantizesTheCacheFromTheStartGiven) {
   }
 }
 
-TEST(GenerateStep, RefusesQuantizingRotatingCaches) {
+TEST(GenerateStep, QuantizesRotatingCaches) {
   auto windowed = std::make_shared<ToyModel>(ToyOptions{.window_tokens = 8});
   auto full = std::make_shared<ToyModel>();
   GenerateOptions options{.max_tokens = 10};
-  options.kv_bits = 8;
+  options.kv_key_bits = 8;
+  options.kv_value_bits = 6;
   options.kv_group_size = 32;
   options.quantized_kv_start = 0;
-  expect_error(ErrorKind::unsupported, "rotating KV cache can't", [&] {
-    generate_step(kPrompt, windowed, options);
-  });
-  // Never reached: nothing to refuse.
-  options.quantized_kv_start = 1000;
-  EXPECT_EQ(generated(windowed, kPrompt, options).size(), 10u);
-  options.max_tokens = -1;
-  expect_error(ErrorKind::unsupported, "rotating KV cache can't", [&] {
-    generate_step(kPrompt, windowed, options);
-  });
-  options.max_kv_size = 16;
-  expect_error(ErrorKind::unsupported, "rotating KV cache can't", [&] {
-    generate_step(kPrompt, full, options);
-  });
+  for (const auto& [model, size] : {std::pair{windowed, 0}, {full, 16}}) {
+    PromptCache cache;
+    options.prompt_cache = &cache;
+    options.max_kv_size = size;
+    EXPECT_EQ(generated(model, kPrompt, options).size(), 10u);
+    for (const auto& layer : cache) {
+      EXPECT_EQ(layer->capabilities().quantization, (KvQuantization{8, 6, 32}));
+    }
+    EXPECT_EQ(cache[0]->kind(), "QuantizedRotatingKVCache");
+  }
 }
 
 TEST(GenerateStep, RefusesBadArguments) {
@@ -314,6 +311,9 @@ TEST(GenerateStep, RefusesBadArguments) {
   refused("group size is 5", {1}, [](O o) {
     o.kv_bits = 4;
     o.kv_group_size = 5;
+  });
+  refused("there are kv_key_bits but no kv_value_bits", {1}, [](O o) {
+    o.kv_key_bits = 8;
   });
   refused("quantized_kv_start", {1}, [](O o) { o.quantized_kv_start = -1; });
   refused("stop text is empty", {1}, [](O o) { o.stop_texts = {""}; });

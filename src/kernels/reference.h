@@ -18,9 +18,7 @@ mx::array attention(const mx::array& q,
 mx::array quantized_attention(const mx::array& q,
                               const QuantizedTensor& k,
                               const QuantizedTensor& v,
-                              const AttentionParameters& parameters,
-                              int group_size,
-                              int bits);
+                              const AttentionParameters& parameters);
 
 mx::array expert_mlp(const mx::array& x,
                      const Experts& experts,

@@ -106,9 +106,7 @@ mx::array attention(const mx::array& q,
 mx::array quantized_attention(const mx::array& q,
                               const QuantizedTensor& k,
                               const QuantizedTensor& v,
-                              const AttentionParameters& parameters,
-                              int group_size,
-                              int bits) {
+                              const AttentionParameters& parameters) {
   auto product =
       [&](const mx::array& x, const QuantizedTensor& t, bool transpose) {
         return mx::astype(mx::quantized_matmul(x,
@@ -116,8 +114,8 @@ mx::array quantized_attention(const mx::array& q,
                                                mx::expand_dims(t.scales, 2),
                                                mx::expand_dims(t.zeros, 2),
                                                transpose,
-                                               group_size,
-                                               bits),
+                                               t.group_size,
+                                               t.bits),
                           x.dtype());
       };
   auto grouped = scaled_groups(q, k.data.shape(1), parameters.scale);

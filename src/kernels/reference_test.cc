@@ -389,7 +389,7 @@ TEST(ReferenceAttention, MatchesLoopsOverQuantizedKeysAndValues) {
       auto p = parameters_of(c, 0.2f);
       auto sinks = p.sinks ? values(*p.sinks) : std::vector<float>{};
       auto out = reference().quantized_attention(
-          q, {k[0], k[1], k[2]}, {v[0], v[1], v[2]}, p, 32, bits);
+          q, {k[0], k[1], k[2], 32, bits}, {v[0], v[1], v[2], 32, bits}, p);
       auto key = values(mx::dequantize(k[0], k[1], k[2], 32, bits));
       auto value = values(mx::dequantize(v[0], v[1], v[2], 32, bits));
       expect_near(

@@ -77,6 +77,8 @@ struct QuantizedTensor {
   mx::array data;    // [B, Hkv, T, Dh * bits / 32] uint32
   mx::array scales;  // [B, Hkv, T, Dh / group_size]
   mx::array zeros;
+  int group_size = 64;
+  int bits = 8;
 };
 
 struct AttentionParameters {
@@ -141,9 +143,7 @@ struct Table {
   mx::array (*quantized_attention)(const mx::array& q,
                                    const QuantizedTensor& k,
                                    const QuantizedTensor& v,
-                                   const AttentionParameters& parameters,
-                                   int group_size,
-                                   int bits);
+                                   const AttentionParameters& parameters);
 
   // The sum of the chosen experts' answers, each times its score. x [B, L, D],
   // indices and scores [B, L, k] -> [B, L, D].

@@ -408,6 +408,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view header,
     throw Error(ErrorKind::format, file + ": the header must begin with '{'");
   }
   SafetensorsHeader out;
+  out.data_start = kLengthBytes + header.size();
   out.data_bytes = data_bytes;
   HeaderReader reader(file, out);
   json::sax_parse(header, &reader);

@@ -26,6 +26,7 @@ struct SafetensorsTensor {
 struct SafetensorsHeader {
   std::vector<SafetensorsTensor> tensors;  // in the order of their bytes
   std::map<std::string, std::string> metadata;
+  std::uint64_t data_start = 0;  // bytes from the start of the file
   std::uint64_t data_bytes = 0;
 };
 

@@ -12,7 +12,6 @@
 #include "cache/cache_test_support.h"
 #include "cache/chunked_cache.h"
 #include "cache/kv_cache.h"
-#include "cache/quantized_cache.h"
 #include "cache/rotating_cache.h"
 #include "tests/support/temporary_folder.h"
 
@@ -35,22 +34,18 @@ json read_json(const std::string& path) {
 // Arrays or None that a cache holds, in the order of the oracle's probe.
 using Held = std::vector<std::optional<mx::array>>;
 
-void append(Held& held, const kernels::QuantizedTensor& tensor) {
-  held.insert(held.end(), {tensor.data, tensor.scales, tensor.zeros});
+void append(Held& held, const KeysAndValues& rows) {
+  for (const Rows* part : {&rows.keys, &rows.values}) {
+    held.insert(held.end(), part->arrays().begin(), part->arrays().end());
+  }
 }
 
 Held held_by(const Cache& cache) {
   Held held;
   if (auto* kv = dynamic_cast<const KVCache*>(&cache)) {
-    auto [k, v] = kv->keys_and_values();
-    held = {k, v};
+    append(held, kv->keys_and_values());
   } else if (auto* r = dynamic_cast<const RotatingKVCache*>(&cache)) {
-    auto [k, v] = r->keys_and_values();
-    held = {k, v};
-  } else if (auto* q = dynamic_cast<const QuantizedKVCache*>(&cache)) {
-    auto [k, v] = q->keys_and_values();
-    append(held, k);
-    append(held, v);
+    append(held, r->keys_and_values());
   } else if (auto* a = dynamic_cast<const ArraysCache*>(&cache)) {
     auto state = std::get<CacheState::List>(a->state().value);
     auto arrays = std::get<CacheState::List>(state[0].value);
@@ -58,9 +53,7 @@ Held held_by(const Cache& cache) {
       held.push_back((*a)[i]);
     }
   } else if (auto* c = dynamic_cast<const ChunkedKVCache*>(&cache)) {
-    auto state = std::get<CacheState::List>(c->state().value);
-    held = {range(std::get<mx::array>(state[0].value), 0, c->size()),
-            range(std::get<mx::array>(state[1].value), 0, c->size())};
+    append(held, c->keys_and_values());
   }
   return held;
 }
@@ -148,7 +141,8 @@ class Replay {
       return make_rotating_cache(args[0], named.value("keep", 0));
     }
     if (kind == "QuantizedKVCache") {
-      return make_quantized_cache(named["group_size"], named["bits"]);
+      return make_quantized_cache(
+          bits(named["bits"], named["group_size"].get<int>()));
     }
     if (kind == "ChunkedKVCache") {
       return make_chunked_cache(args[0]);
@@ -189,9 +183,7 @@ class Replay {
                      ? step["window_size"].get<int>()
                      : 0;
     bool as_array = step.value("return_array", false);
-    if (auto* q = dynamic_cast<const QuantizedKVCache*>(&cache)) {
-      expect_mask(q->make_mask(count, window, as_array), step);
-    } else if (auto* a = dynamic_cast<const AttentionCache*>(&cache)) {
+    if (auto* a = dynamic_cast<const AttentionCache*>(&cache)) {
       expect_mask(a->make_mask(count, window, as_array), step);
     } else if (auto* s = dynamic_cast<const ArraysCache*>(&cache)) {
       auto mask = s->make_mask(count);
@@ -203,14 +195,7 @@ class Replay {
     auto keys = tensor(step["keys"]);
     auto values = tensor(step["values"]);
     Held result;
-    if (auto* q = dynamic_cast<QuantizedKVCache*>(&cache)) {
-      auto [k, v] = q->update(keys, values);
-      append(result, k);
-      append(result, v);
-    } else {
-      auto [k, v] = dynamic_cast<AttentionCache&>(cache).update(keys, values);
-      result = {k, v};
-    }
+    append(result, dynamic_cast<AttentionCache&>(cache).update(keys, values));
     expect_arrays(result, step["result"]);
   }
 
@@ -221,8 +206,9 @@ class Replay {
       return caches_[name] != nullptr;
     }
     if (op == "to_quantized") {
-      caches_[name] = caches_.at(step["of"])
-                          ->to_quantized(step["group_size"], step["bits"]);
+      caches_[name] =
+          caches_.at(step["of"])
+              ->to_quantized(bits(step["bits"], step["group_size"].get<int>()));
       return true;
     }
     if (op == "merge" || op == "extract") {
