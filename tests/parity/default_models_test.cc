@@ -41,7 +41,7 @@ TEST_P(DefaultModel, SaysWhatTheReferenceSays) {
   if (GetParam().has_chat_template) {
     nlohmann::json messages = {{{"role", "user"}, {"content", prompt}}};
     prompt = tokenizer->apply_chat_template(messages.dump());
-    EXPECT_EQ(prompt, golden.at("rendered"));
+    EXPECT_EQ(prompt, golden.at("rendered").get<std::string>());
     EXPECT_EQ(tokenizer->encode(prompt, false), prompt_tokens);
   } else {
     EXPECT_EQ(tokenizer->encode(prompt), prompt_tokens);
@@ -62,7 +62,7 @@ TEST_P(DefaultModel, SaysWhatTheReferenceSays) {
     tokens.push_back(step->token);
   }
   EXPECT_EQ(tokens.size(), expected.size());
-  EXPECT_EQ(tokenizer->decode(tokens), golden.at("text"));
+  EXPECT_EQ(tokenizer->decode(tokens), golden.at("text").get<std::string>());
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -76,7 +76,8 @@ Greedy run_greedy(Model& model,
 
 void quantize(PromptCache& cache, int bits) {
   for (auto& layer : cache) {
-    if (layer->kind() == "KVCache") layer = layer->to_quantized({bits, bits, 32});
+    if (layer->kind() == "KVCache")
+      layer = layer->to_quantized({bits, bits, 32});
   }
 }
 

@@ -24,7 +24,7 @@ fresh() {
   local tool real
   for tool in awk bash basename cat cksum cmp cp cut dirname env find flock \
     getconf grep head ls mkdir mktemp mv printf readlink rm sed sh sort tail \
-    touch tr; do
+    touch tr xargs; do
     real=$(command -v "$tool") || continue
     case $real in /*) stub "$tool" "exec '$real' \"\$@\"" ;; esac
   done

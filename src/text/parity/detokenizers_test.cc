@@ -54,9 +54,9 @@ TEST(DetokenizersParity, SegmentsAreTheReferences) {
         wanted.push_back(with_zero_byte(segment, name));
       }
       EXPECT_EQ(segments, wanted);
-      EXPECT_EQ(detokenizer->last_segment(), stream["last"]);
+      EXPECT_EQ(detokenizer->last_segment(), stream["last"].get<std::string>());
       EXPECT_EQ(detokenizer->text(), with_zero_byte(stream["text"], name));
-      EXPECT_EQ(tokenizer->decode(tokens), stream["decode"]);
+      EXPECT_EQ(tokenizer->decode(tokens), stream["decode"].get<std::string>());
     }
   }
 }
