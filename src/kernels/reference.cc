@@ -92,9 +92,12 @@ mx::array norm_rope(const mx::array& x,
       optional_norm != nullptr && optional_norm->weight &&
       optional_norm->weight->shape(0) == x.shape(2) && num_heads > 1;
   auto y = over_all_heads ? norm(x, *optional_norm) : x;
-  y = mx::reshape(y, {rows, tokens, num_heads, head_size});
+  // A single token's heads already lie one after the other.
+  y = tokens == 1
+          ? mx::reshape(y, {rows, num_heads, 1, head_size})
+          : mx::transpose(mx::reshape(y, {rows, tokens, num_heads, head_size}),
+                          {0, 2, 1, 3});
   if (!over_all_heads) y = norm_if(y, optional_norm);
-  y = mx::transpose(y, {0, 2, 1, 3});
   if (rope == nullptr) return y;
   return mx::fast::rope(
       scale_rotated(y, *rope),

@@ -17,6 +17,7 @@ struct Implementation {
 // Fastest first; the reference runs everywhere.
 constexpr Implementation kImplementations[] = {
     {cpu_table, cpu_table_usable},
+    {cuda_table, cuda_table_usable},
     {reference_table, [] { return true; }},
 };
 

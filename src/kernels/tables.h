@@ -11,4 +11,7 @@ const Table& reference_table();
 const Table& cpu_table();
 bool cpu_table_usable();
 
+const Table& cuda_table();
+bool cuda_table_usable();
+
 }  // namespace mlxlm::kernels

@@ -32,7 +32,8 @@ mx::array Attention::operator()(const mx::array& x,
   auto out = cache != nullptr
                  ? cache->attend(queries, keys, values, spec)
                  : attend_without_cache(queries, keys, values, spec);
-  out = mx::flatten(mx::transpose(out, {0, 2, 1, 3}), 2, 3);
+  if (x.shape(1) > 1) out = mx::transpose(out, {0, 2, 1, 3});
+  out = mx::reshape(out, {x.shape(0), x.shape(1), -1});
   return table.linear_residual(
       out, o, residual.post_norm, residual.stream, residual.scale);
 }

@@ -1,0 +1,112 @@
+// What the CUDA kernels share. Plain CUDA C++ for NVRTC and nvcc, T being
+// __nv_bfloat16 or __half.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace mlxlm {
+
+using u32 = unsigned int;
+
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__half x) { return __half2float(x); }
+__device__ inline float to_float(float x) { return x; }
+template <class T>
+__device__ T from_float(float x);
+template <>
+__device__ inline __nv_bfloat16 from_float(float x) { return __float2bfloat16(x); }
+template <>
+__device__ inline __half from_float(float x) { return __float2half(x); }
+
+// Two numbers of type T in one register, the first in the low half.
+template <class T>
+struct Pair;
+
+template <>
+struct Pair<__nv_bfloat16> {
+  static __device__ float2 floats(u32 x) {
+    return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u)};
+  }
+  static __device__ u32 of(float a, float b) {
+    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    return *reinterpret_cast<u32*>(&v);
+  }
+  static __device__ u32 fma(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
+  // kNibbleOffset + the integers, 0 to 15, in the low bits of the halves:
+  // 128 + q has q in the last bits of its fraction.
+  static constexpr float kNibbleOffset = 128;
+  static __device__ u32 of_nibbles(u32 q) {
+    return (q & 0x000f000fu) | 0x43004300u;
+  }
+  // The integers, 0 to 255: 16 * high + low is exact.
+  static constexpr float kByteOffset = 0;
+  static __device__ u32 of_bytes(u32 q) {
+    const u32 high = fma(of_nibbles(q >> 4), 0x3f803f80u, 0xc300c300u);
+    const u32 low = fma(of_nibbles(q), 0x3f803f80u, 0xc300c300u);
+    return fma(high, 0x41804180u, low);
+  }
+  // d += a b: a 16 rows of 16, b 16 by 8 columns.
+  static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+template <>
+struct Pair<__half> {
+  static __device__ float2 floats(u32 x) {
+    return __half22float2(*reinterpret_cast<__half2*>(&x));
+  }
+  static __device__ u32 of(float a, float b) {
+    __half2 v = __floats2half2_rn(a, b);
+    return *reinterpret_cast<u32*>(&v);
+  }
+  static __device__ u32 fma(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
+  // 1024 + q has q in the last bits of its fraction.
+  static constexpr float kNibbleOffset = 1024;
+  static __device__ u32 of_nibbles(u32 q) {
+    return (q & 0x000f000fu) | 0x64006400u;
+  }
+  static constexpr float kByteOffset = 1024;
+  static __device__ u32 of_bytes(u32 q) {
+    return (q & 0x00ff00ffu) | 0x64006400u;
+  }
+  static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+// The sum over `width` neighbouring lanes, in all of them.
+template <int width>
+__device__ float lane_sum(float x) {
+#pragma unroll
+  for (int step = width / 2; step > 0; step /= 2) {
+    x += __shfl_xor_sync(0xffffffffu, x, step);
+  }
+  return x;
+}
+
+template <int width>
+__device__ float lane_max(float x) {
+#pragma unroll
+  for (int step = width / 2; step > 0; step /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+  }
+  return x;
+}
+
+}  // namespace mlxlm

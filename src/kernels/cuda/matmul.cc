@@ -1,0 +1,187 @@
+#include "kernels/cuda/matmul.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include <mlx/mlx.h>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/sources.h"
+
+namespace mlxlm::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;  // kMatmulThreads
+constexpr int kWarps = kThreads / 32;
+constexpr int kMaxRows = 16;
+
+int rows_of(const mx::array& x) {
+  return static_cast<int>(x.size() / x.shape(-1));
+}
+
+int columns_of(const Linear& linear) {
+  return linear.scales->shape(-1) * linear.group_size;
+}
+
+// The kernels' constants for this many rows.
+struct Plan {
+  int rows;    // M
+  int chunk;   // CHUNK
+  int blocks;  // at most
+  int shared_bytes;
+};
+
+Plan plan(int num_rows, const Linear& linear, int visit) {
+  int rows = 1;
+  while (rows < num_rows) rows *= 2;
+  const int most = rows <= 2 ? 16384 : rows == 4 ? 8192 : 4096;
+  int chunk = 1024;
+  while (chunk < most && chunk < columns_of(linear)) chunk *= 2;
+  // As many blocks as an H100 holds at a time.
+  const int blocks = 132 * (rows <= 4 ? 3 : rows == 8 ? 2 : 1);
+  const int words = rows * (chunk / 2 + 4) + 2 * visit * kWarps * 16 * rows +
+                    2 * rows * (chunk / linear.group_size) + rows;
+  return {rows, chunk, blocks, words * 4};
+}
+
+// Names the inputs of a matrix for the kernel and returns how the body builds
+// it: {words, scales, zeros, bias, rows}.
+std::string add_matrix(Launch& call,
+                       const Linear& linear,
+                       mx::Dtype dtype,
+                       int i) {
+  const std::string n = std::to_string(i);
+  call.inputs.emplace_back("w" + n, linear.weight);
+  call.inputs.emplace_back("s" + n, *linear.scales);
+  call.inputs.emplace_back("z" + n, *linear.zeros);
+  if (linear.bias) {
+    call.inputs.emplace_back("b" + n, mx::astype(*linear.bias, dtype));
+  }
+  return "{w" + n + ", s" + n + ", z" + n + ", " +
+         (linear.bias ? "b" + n : std::string("nullptr")) + ", w" + n +
+         "_shape[0]}";
+}
+
+// The start of every call: x, the norm and the constants.
+Launch start(const std::string& name,
+             const mx::array& x,
+             const Norm* norm,
+             const Linear& linear,
+             const Plan& plan) {
+  Launch call{.name = name, .header = k_quantized_matmul};
+  call.inputs.emplace_back("x", x);
+  if (norm != nullptr) {
+    call.inputs.emplace_back("norm", mx::astype(*norm->weight, x.dtype()));
+  }
+  call.constants = {
+      {"T", x.dtype()},
+      {"BITS", linear.bits},
+      {"GROUP", linear.group_size},
+      {"M", plan.rows},
+      {"CHUNK", plan.chunk},
+      {"EPS", norm != nullptr ? std::bit_cast<int>(norm->eps) : 0}};
+  call.body =
+      std::string("  const NormedRows<T> rows{x, x_shape[0] * x_shape[1], ") +
+      (norm != nullptr ? "norm" : "nullptr") +
+      ", __int_as_float(EPS)};\n"
+      "  const int size = s0_shape[1] * GROUP;\n";
+  call.threads = kThreads;
+  call.shared_bytes = plan.shared_bytes;
+  return call;
+}
+
+mx::Shape shape_with_last(const mx::array& x, int last) {
+  mx::Shape shape = x.shape();
+  shape.back() = last;
+  return shape;
+}
+
+const char* function_of(Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return "[](float x) { return x / (1 + __expf(-x)); }";
+    case Activation::gelu:
+      return "[](float x) { return 0.5f * x * (1 + erff(x * 0.70710678f)); }";
+    case Activation::gelu_tanh:
+      return "[](float x) { return 0.5f * x * (1 + tanhf(0.79788456f * "
+             "(x + 0.044715f * x * x * x))); }";
+    case Activation::gelu_fast:
+      return "[](float x) { return x / (1 + __expf(-1.702f * x)); }";
+    case Activation::relu:
+      return "[](float x) { return fmaxf(x, 0); }";
+    case Activation::relu_squared:
+      return "[](float x) { x = fmaxf(x, 0); return x * x; }";
+  }
+  return "[](float x) { return x; }";
+}
+
+}  // namespace
+
+bool suits_few_rows(const mx::array& x, const Linear& linear) {
+  return x.ndim() == 3 && rows_of(x) <= kMaxRows &&
+         (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) &&
+         linear.quantized() && linear.mode == "affine" &&
+         (linear.bits == 4 || linear.bits == 8) && linear.group_size >= 32 &&
+         linear.weight.ndim() == 2 && linear.scales->dtype() == x.dtype() &&
+         linear.zeros && !linear.low_rank;
+}
+
+std::vector<mx::array> few_rows_linear(const mx::array& x,
+                                       const Norm* norm,
+                                       std::span<const Linear* const> linears,
+                                       const mx::array* residual,
+                                       float scale) {
+  const auto how = plan(rows_of(x), *linears[0], 1);
+  auto call = start("norm_linear", x, norm, *linears[0], how);
+  const int count = static_cast<int>(linears.size());
+  call.name += std::to_string(count);
+  call.constants.emplace_back("SCALE", std::bit_cast<int>(scale));
+  std::string matrices;
+  std::string outputs;
+  int tiles = 0;
+  for (int i = 0; i < count; ++i) {
+    const int size = linears[i]->weight.shape(0);
+    matrices += add_matrix(call, *linears[i], x.dtype(), i) + ", ";
+    outputs += "y" + std::to_string(i) + ", ";
+    call.output_names.push_back("y" + std::to_string(i));
+    call.output_shapes.push_back(shape_with_last(x, size));
+    call.output_dtypes.push_back(x.dtype());
+    tiles += (size + 15) / 16;
+  }
+  if (residual != nullptr) call.inputs.emplace_back("residual", *residual);
+  const std::string n = "[" + std::to_string(count) + "]";
+  call.body += "  const QuantizedMatrix<T> matrices" + n + " = {" + matrices +
+               "};\n  T* const outputs" + n + " = {" + outputs +
+               "};\n  mlxlm::norm_linear<T, BITS, GROUP, M, CHUNK>("
+               "matrices, outputs, rows, " +
+               (residual != nullptr ? "residual" : "nullptr") +
+               ", __int_as_float(SCALE), size);\n";
+  call.blocks_x = std::min(tiles, how.blocks);
+  return launch(call);
+}
+
+mx::array few_rows_gated(const mx::array& x,
+                         const Norm* norm,
+                         const Linear& gate,
+                         const Linear& up,
+                         Activation activation) {
+  const auto how = plan(rows_of(x), gate, 2);
+  auto call = start("norm_gated", x, norm, gate, how);
+  call.name += std::to_string(static_cast<int>(activation));
+  const auto first = add_matrix(call, gate, x.dtype(), 0);
+  const auto second = add_matrix(call, up, x.dtype(), 1);
+  call.body += "  const QuantizedMatrix<T> gate = " + first +
+               ";\n  const QuantizedMatrix<T> up = " + second +
+               ";\n  mlxlm::norm_gated<T, BITS, GROUP, M, CHUNK>("
+               "gate, up, y, rows, size, " +
+               function_of(activation) + ");\n";
+  const int size = gate.weight.shape(0);
+  call.output_names = {"y"};
+  call.output_shapes = {shape_with_last(x, size)};
+  call.output_dtypes = {x.dtype()};
+  call.blocks_x = std::min((size + 15) / 16, how.blocks);
+  return launch(call)[0];
+}
+
+}  // namespace mlxlm::kernels::cuda

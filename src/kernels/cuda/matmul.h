@@ -1,0 +1,31 @@
+// Products with quantized weights on NVIDIA GPUs.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels::cuda {
+
+// Whether the kernel for few rows can multiply x [B, L, K] with this matrix.
+bool suits_few_rows(const mx::array& x, const Linear& linear);
+
+// x W^T + b for up to three matrices that suit, x normalized first where a norm
+// (root mean square, with a weight) is given; the first one's product times
+// scale plus the residual where that is given.
+std::vector<mx::array> few_rows_linear(const mx::array& x,
+                                       const Norm* norm,
+                                       std::span<const Linear* const> linears,
+                                       const mx::array* residual,
+                                       float scale);
+
+// activation(n(x) Wg^T) * (n(x) Wu^T), of matrices of one shape and format.
+mx::array few_rows_gated(const mx::array& x,
+                         const Norm* norm,
+                         const Linear& gate,
+                         const Linear& up,
+                         Activation activation);
+
+}  // namespace mlxlm::kernels::cuda
