@@ -9,15 +9,21 @@ namespace mlxlm {
 
 using u32 = unsigned int;
 
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
 __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline float to_float(float x) { return x; }
 template <class T>
 __device__ T from_float(float x);
 template <>
-__device__ inline __nv_bfloat16 from_float(float x) { return __float2bfloat16(x); }
+__device__ inline __nv_bfloat16 from_float(float x) {
+  return __float2bfloat16(x);
+}
 template <>
-__device__ inline __half from_float(float x) { return __float2half(x); }
+__device__ inline __half from_float(float x) {
+  return __float2half(x);
+}
 
 // Two numbers of type T in one register, the first in the low half.
 template <class T>

@@ -1,6 +1,6 @@
 // Attention of one new token per row: each block reads a share of the keys and
-// values of one key head once, for all query heads that share it. A second, small
-// kernel combines the shares.
+// values of one key head once, for all query heads that share it. A second,
+// small kernel combines the shares.
 #pragma once
 
 #include "common.cuh"
@@ -28,21 +28,21 @@ struct DecodeAttention {
   int num_kv_heads;
   int num_keys;
   float scale;
-  float softcap;      // 0: off
+  float softcap;  // 0: off
 };
 
 constexpr float kLog2e = 1.4426950408889634f;
 #define MLXLM_MINUS_INFINITY __int_as_float(0xff800000)
 
 // QUERIES: query heads of a block, a divisor of H / Hkv. Grid: shares, key
-// heads times (H / Hkv / QUERIES), rows. sums [B, H, shares, D] float32, weights
-// [B, H, shares, 2]: largest score, base 2, and sum of exponentials.
+// heads times (H / Hkv / QUERIES), rows. sums [B, H, shares, D] float32,
+// weights [B, H, shares, 2]: largest score, base 2, and sum of exponentials.
 template <class T, int D, int QUERIES>
 __device__ void decode_attention(const DecodeAttention<T>& a,
                                  float* sums,
                                  float* weights) {
-  constexpr int kLanes = 8;               // per key
-  constexpr int kDims = D / kLanes;       // of a lane
+  constexpr int kLanes = 8;          // per key
+  constexpr int kDims = D / kLanes;  // of a lane
   constexpr int kKeysPerStep = kAttentionThreads / kLanes;
   constexpr int kSteps = kTileKeys / kKeysPerStep;
   constexpr int kSubsets = kAttentionThreads / (D / 2);  // of keys, for values
@@ -73,7 +73,8 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
   float q[QUERIES][kDims];
 #pragma unroll
   for (int i = 0; i < QUERIES; ++i) {
-    const T* from = a.q + (static_cast<size_t>(row) * a.num_heads + head + i) * D;
+    const T* from =
+        a.q + (static_cast<size_t>(row) * a.num_heads + head + i) * D;
 #pragma unroll
     for (int j = 0; j < kDims; ++j) {
       // Lanes take 8 dimensions in turn, so that their loads are next to each
@@ -93,7 +94,8 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
     uint4 keys[kSteps][kDims / 8];
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const int key = min(begin + s * kKeysPerStep + key_of_step, a.num_keys - 1);
+      const int key =
+          min(begin + s * kKeysPerStep + key_of_step, a.num_keys - 1);
 #pragma unroll
       for (int j = 0; j < kDims / 8; ++j) {
         keys[s][j] = *reinterpret_cast<const uint4*>(
@@ -129,9 +131,8 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
         float score = lane_sum<kLanes>(dot[i]);
         if (lane == i % kLanes) {
           if (a.softcap > 0) score = a.softcap * tanhf(score / a.softcap);
-          scores[key][i] = begin + key < a.num_keys
-                               ? score * kLog2e
-                               : MLXLM_MINUS_INFINITY;
+          scores[key][i] =
+              begin + key < a.num_keys ? score * kLog2e : MLXLM_MINUS_INFINITY;
         }
       }
     }
@@ -210,8 +211,8 @@ __device__ void combine_shares(const float* sums,
                                const float* sinks,
                                T* out) {
   const size_t first = static_cast<size_t>(blockIdx.x) * num_shares;
-  const float sink =
-      sinks != nullptr ? sinks[blockIdx.x % num_heads] * kLog2e : MLXLM_MINUS_INFINITY;
+  const float sink = sinks != nullptr ? sinks[blockIdx.x % num_heads] * kLog2e
+                                      : MLXLM_MINUS_INFINITY;
   float highest = sink;
   for (int s = 0; s < num_shares; ++s) {
     highest = fmaxf(highest, weights[(first + s) * 2]);

@@ -1,12 +1,49 @@
 #include "kernels/cuda/launch.h"
 
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <sstream>
 
+#include "core/file.h"
 #include "kernels/cuda/sources.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {
+
+// $XDG_CACHE_HOME, else ~/.cache; empty where neither is known.
+std::filesystem::path cache_folder() {
+  for (auto [variable, below] :
+       {std::pair{"XDG_CACHE_HOME", ""}, std::pair{"HOME", ".cache"}}) {
+    const char* value = std::getenv(variable);
+    if (value != nullptr && *value == '/') {
+      return std::filesystem::path(value) / below / "mlx-lm" / "cuda";
+    }
+  }
+  return {};
+}
+
+// MLX hashes a kernel's text at every call, so that it only names a file with
+// the long part; where none can be written, it holds all.
+std::string header_of(const char* kernel_text) {
+  const std::string text = std::string(k_common) + kernel_text;
+  const auto folder = cache_folder();
+  if (folder.empty()) return text;
+  std::ostringstream name;
+  name << std::hex << std::hash<std::string>{}(text) << ".cuh";
+  const auto path = folder / name.str();
+  try {
+    if (!file_exists(path) || read_file(path) != text) {
+      std::filesystem::create_directories(folder);
+      write_file_atomically(path, text);
+    }
+  } catch (const std::exception&) {
+    return text;
+  }
+  return "#include \"" + path.string() + "\"\n";
+}
 
 // A kernel takes the same inputs and the same body at each call of its key.
 std::string key_of(const Launch& call) {
@@ -28,7 +65,7 @@ const mx::fast::CustomKernelFunction& kernel_of(const Launch& call) {
                               input_names,
                               call.output_names,
                               "  using namespace mlxlm;\n" + call.body,
-                              std::string(k_common) + call.header,
+                              header_of(call.header),
                               call.copy_strided_inputs,
                               call.shared_bytes);
   }

@@ -39,9 +39,9 @@ struct NormedRows {
 template <class T, int BITS, int GROUP, int M, int VISIT, int CHUNK>
 struct FewRowsMatmul {
   static constexpr int kColumnTiles = (M + 7) / 8;
-  static constexpr int kStride = CHUNK / 2 + 4;   // words; spreads the banks
-  static constexpr int kGroups = CHUNK / GROUP;   // of a chunk
-  static constexpr int kBatch = 4;                // groups a warp loads at once
+  static constexpr int kStride = CHUNK / 2 + 4;  // words; spreads the banks
+  static constexpr int kGroups = CHUNK / GROUP;  // of a chunk
+  static constexpr int kBatch = 4;               // groups a warp loads at once
   static constexpr int kWords = GROUP * BITS / 128;  // of a thread and group
   static constexpr int kPairs = GROUP / 8;           // of x, likewise
   static constexpr float kOffset =
@@ -109,8 +109,8 @@ struct FewRowsMatmul {
   }
 
   // Puts values [begin, begin + CHUNK) of the rows into shared memory, in the
-  // order in which the weights come out of their words, times the norm's weight.
-  // Its division by the length waits for the results.
+  // order in which the weights come out of their words, times the norm's
+  // weight. Its division by the length waits for the results.
   static __device__ void stage(const NormedRows<T>& from,
                                int size,
                                int begin,
@@ -132,8 +132,7 @@ struct FewRowsMatmul {
       }
       float square = 0;
       if (i < end && norm) {
-        uint4 n =
-            *reinterpret_cast<const uint4*>(from.norm_weight + begin + k);
+        uint4 n = *reinterpret_cast<const uint4*>(from.norm_weight + begin + k);
         const u32 weights[4] = {n.x, n.y, n.z, n.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -172,8 +171,8 @@ struct FewRowsMatmul {
     }
   }
 
-  // Adds the squares of the chunk in shared memory to those of the rows; seen by
-  // the others after the next barrier.
+  // Adds the squares of the chunk in shared memory to those of the rows; seen
+  // by the others after the next barrier.
   static __device__ void add_squares(int num_rows, int groups, Shared& shared) {
     const int lane = threadIdx.x % 32;
     for (int m = threadIdx.x / 32; m < num_rows; m += kMatmulWarps) {
@@ -201,7 +200,8 @@ struct FewRowsMatmul {
                             Pair<T>::of_nibbles(high[i] >> (8 * s + 4))};
 #pragma unroll
           for (int c = 0; c < kColumnTiles; ++c) {
-            Pair<T>::mma(sums[c], a, x[c][4 * i + 2 * s], x[c][4 * i + 2 * s + 1]);
+            Pair<T>::mma(
+                sums[c], a, x[c][4 * i + 2 * s], x[c][4 * i + 2 * s + 1]);
           }
         }
       } else {
@@ -239,16 +239,17 @@ struct FewRowsMatmul {
                 &shared.x[m * kStride + group * (GROUP / 2) +
                           (lane % 4) * kPairs + j]);
           }
-          x[c][j] = v.x, x[c][j + 1] = v.y, x[c][j + 2] = v.z, x[c][j + 3] = v.w;
+          x[c][j] = v.x, x[c][j + 1] = v.y, x[c][j + 2] = v.z,
+          x[c][j + 3] = v.w;
         }
       }
       float sums[kColumnTiles][4] = {};
       multiply_group(batch.low[b], batch.high[b], x, sums);
       const int holder = lane / 4 * 4 + b;
-      float2 low = Pair<T>::floats(
-          __shfl_sync(0xffffffffu, batch.low_scale, holder));
-      float2 high = Pair<T>::floats(
-          __shfl_sync(0xffffffffu, batch.high_scale, holder));
+      float2 low =
+          Pair<T>::floats(__shfl_sync(0xffffffffu, batch.low_scale, holder));
+      float2 high =
+          Pair<T>::floats(__shfl_sync(0xffffffffu, batch.high_scale, holder));
       low.y -= kOffset * low.x;
       high.y -= kOffset * high.x;
 #pragma unroll
@@ -287,8 +288,8 @@ struct FewRowsMatmul {
   }
 
   // place(tile, use) calls use(matrix, first row) and result(tile, turn,
-  // shared) is called by every thread once the visit that ends with that tile is
-  // done: partial[turn] is of that tile.
+  // shared) is called by every thread once the visit that ends with that tile
+  // is done: partial[turn] is of that tile.
   template <class Place, class Result>
   static __device__ void run(int num_tiles,
                              const NormedRows<T>& x,
@@ -394,21 +395,24 @@ __device__ void norm_linear(const QuantizedMatrix<T> (&matrices)[COUNT],
   auto place = [&](int tile, const auto& use) {
     find(tile, [&](int i, int first_row) { use(matrices[i], first_row); });
   };
-  Matmul::run(num_tiles, x, size, place, [&](int tile, int turn, const auto& shared) {
-    const int row = threadIdx.x % 16;
-    const int m = threadIdx.x / 16;
-    if (m >= x.num_rows) return;
-    find(tile, [&](int i, int first_row) {
-      const int n = first_row + row;
-      if (n >= matrices[i].num_rows) return;
-      float value = Matmul::sum(shared.partial[turn], row, m) *
-                    Matmul::norm_factor(x, size, shared, m);
-      if (matrices[i].bias != nullptr) value += to_float(matrices[i].bias[n]);
-      const size_t at = static_cast<size_t>(m) * matrices[i].num_rows + n;
-      if (residual != nullptr) value = to_float(residual[at]) + scale * value;
-      y[i][at] = from_float<T>(value);
-    });
-  });
+  Matmul::run(
+      num_tiles, x, size, place, [&](int tile, int turn, const auto& shared) {
+        const int row = threadIdx.x % 16;
+        const int m = threadIdx.x / 16;
+        if (m >= x.num_rows) return;
+        find(tile, [&](int i, int first_row) {
+          const int n = first_row + row;
+          if (n >= matrices[i].num_rows) return;
+          float value = Matmul::sum(shared.partial[turn], row, m) *
+                        Matmul::norm_factor(x, size, shared, m);
+          if (matrices[i].bias != nullptr)
+            value += to_float(matrices[i].bias[n]);
+          const size_t at = static_cast<size_t>(m) * matrices[i].num_rows + n;
+          if (residual != nullptr)
+            value = to_float(residual[at]) + scale * value;
+          y[i][at] = from_float<T>(value);
+        });
+      });
 }
 
 // y = gate_function(x Wg^T) * (x Wu^T).
@@ -428,22 +432,23 @@ __device__ void norm_gated(const QuantizedMatrix<T>& gate,
     }
   };
   const int num_tiles = (gate.num_rows + 15) / 16 * 2;
-  Matmul::run(num_tiles, x, size, place, [&](int tile, int turn, const auto& shared) {
-    const int row = threadIdx.x % 16;
-    const int m = threadIdx.x / 16;
-    const int n = tile / 2 * 16 + row;
-    if (m >= x.num_rows || n >= gate.num_rows) return;
-    const float factor = Matmul::norm_factor(x, size, shared, m);
-    float g = Matmul::sum(shared.partial[turn - 1], row, m) * factor;
-    float u = Matmul::sum(shared.partial[turn], row, m) * factor;
-    if (gate.bias != nullptr) g += to_float(gate.bias[n]);
-    if (up.bias != nullptr) u += to_float(up.bias[n]);
-    // Rounded where the plain operations round.
-    const float activated =
-        to_float(from_float<T>(gate_function(to_float(from_float<T>(g)))));
-    y[static_cast<size_t>(m) * gate.num_rows + n] =
-        from_float<T>(activated * to_float(from_float<T>(u)));
-  });
+  Matmul::run(
+      num_tiles, x, size, place, [&](int tile, int turn, const auto& shared) {
+        const int row = threadIdx.x % 16;
+        const int m = threadIdx.x / 16;
+        const int n = tile / 2 * 16 + row;
+        if (m >= x.num_rows || n >= gate.num_rows) return;
+        const float factor = Matmul::norm_factor(x, size, shared, m);
+        float g = Matmul::sum(shared.partial[turn - 1], row, m) * factor;
+        float u = Matmul::sum(shared.partial[turn], row, m) * factor;
+        if (gate.bias != nullptr) g += to_float(gate.bias[n]);
+        if (up.bias != nullptr) u += to_float(up.bias[n]);
+        // Rounded where the plain operations round.
+        const float activated =
+            to_float(from_float<T>(gate_function(to_float(from_float<T>(g)))));
+        y[static_cast<size_t>(m) * gate.num_rows + n] =
+            from_float<T>(activated * to_float(from_float<T>(u)));
+      });
 }
 
 }  // namespace mlxlm

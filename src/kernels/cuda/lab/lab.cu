@@ -15,13 +15,13 @@
 using namespace mlxlm;
 using T = __nv_bfloat16;
 
-#define CHECK(x)                                                   \
-  do {                                                             \
-    cudaError_t e = (x);                                           \
-    if (e != cudaSuccess) {                                        \
+#define CHECK(x)                                                       \
+  do {                                                                 \
+    cudaError_t e = (x);                                               \
+    if (e != cudaSuccess) {                                            \
       printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); \
-      exit(1);                                                     \
-    }                                                              \
+      exit(1);                                                         \
+    }                                                                  \
   } while (0)
 
 template <class U>
@@ -36,7 +36,8 @@ double bandwidth_bytes_per_us = 1;
 
 // Microseconds of one call: a captured graph of many, so that launches don't
 // count.
-double time_us(const std::function<void(cudaStream_t, int)>& launch, int copies) {
+double time_us(const std::function<void(cudaStream_t, int)>& launch,
+               int copies) {
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
   cudaGraph_t graph;
@@ -66,7 +67,9 @@ template <int BITS, int GROUP, int M, int CHUNK, int COUNT>
 __global__ void norm_linear_kernel(QuantizedMatrix<T> w0,
                                    QuantizedMatrix<T> w1,
                                    QuantizedMatrix<T> w2,
-                                   T* y0, T* y1, T* y2,
+                                   T* y0,
+                                   T* y1,
+                                   T* y2,
                                    NormedRows<T> x,
                                    const T* residual,
                                    int size) {
@@ -84,8 +87,11 @@ struct Silu {
 };
 
 template <int BITS, int GROUP, int M, int CHUNK>
-__global__ void gated_kernel(QuantizedMatrix<T> gate, QuantizedMatrix<T> up, T* y,
-                             NormedRows<T> x, int size) {
+__global__ void gated_kernel(QuantizedMatrix<T> gate,
+                             QuantizedMatrix<T> up,
+                             T* y,
+                             NormedRows<T> x,
+                             int size) {
   norm_gated<T, BITS, GROUP, M, CHUNK>(gate, up, y, x, size, Silu());
 }
 
@@ -96,8 +102,13 @@ struct HostMatrix {
   std::vector<u32> words;
   std::vector<T> scales, zeros;
   HostMatrix(int n, int k, int bits, int group)
-      : n(n), k(k), bits(bits), group(group),
-        words(size_t(n) * k * bits / 32), scales(size_t(n) * k / group), zeros(scales.size()) {
+      : n(n),
+        k(k),
+        bits(bits),
+        group(group),
+        words(size_t(n) * k * bits / 32),
+        scales(size_t(n) * k / group),
+        zeros(scales.size()) {
     for (auto& w : words) w = rng();
     std::uniform_real_distribution<float> u(0.5, 1.5);
     for (auto& s : scales) s = __float2bfloat16(u(rng) * 0.01f);
@@ -123,9 +134,11 @@ void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
   using Matmul = FewRowsMatmul<T, BITS, GROUP, M, 1, CHUNK>;
   auto kernel = norm_linear_kernel<BITS, GROUP, M, CHUNK, 1>;
   const int shared = sizeof(typename Matmul::Shared);
-  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   int per_sm;
-  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, kMatmulThreads, shared));
+  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &per_sm, kernel, kMatmulThreads, shared));
   const size_t bytes = size_t(n) * k * BITS / 8 + size_t(n) * k / GROUP * 4;
   HostMatrix host(n, k, BITS, GROUP);
   auto x = random_values(size_t(rows) * k, 1);
@@ -134,7 +147,11 @@ void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
   const int copies = check ? 1 : int(std::max<size_t>(1, (200u << 20) / bytes));
   std::vector<QuantizedMatrix<T>> w;
   for (int i = 0; i < copies; ++i) {
-    w.push_back({upload(host.words), upload(host.scales), upload(host.zeros), nullptr, n});
+    w.push_back({upload(host.words),
+                 upload(host.scales),
+                 upload(host.zeros),
+                 nullptr,
+                 n});
   }
   T* y;
   CHECK(cudaMalloc(&y, size_t(rows) * n * sizeof(T)));
@@ -149,10 +166,12 @@ void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
   CHECK(cudaDeviceSynchronize());
   double worst = 0;
   std::vector<T> got(size_t(rows) * n);
-  CHECK(cudaMemcpy(got.data(), y, got.size() * sizeof(T), cudaMemcpyDeviceToHost));
+  CHECK(cudaMemcpy(
+      got.data(), y, got.size() * sizeof(T), cudaMemcpyDeviceToHost));
   for (int m = 0; m < rows; ++m) {
     double square = 0;
-    for (int c = 0; c < k; ++c) square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
+    for (int c = 0; c < k; ++c)
+      square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
     const float inverse = norm ? 1 / sqrtf(square / k + 1e-5f) : 1;
     for (int row = 0; row < n; row += check ? 1 : n / 7) {
       double sum = 0, size = 0;
@@ -163,26 +182,56 @@ void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
         size += fabs(host.at(row, c) * v);
       }
       sum += __bfloat162float(residual[size_t(m) * n + row]);
-      worst = std::max(worst, fabs(sum - __bfloat162float(got[size_t(m) * n + row])) / (fabs(sum) + size / sqrt(k)));
+      worst = std::max(worst,
+                       fabs(sum - __bfloat162float(got[size_t(m) * n + row])) /
+                           (fabs(sum) + size / sqrt(k)));
     }
   }
   if (check) {
-    printf("%-10s bits %d group %3d rows %2d  n %5d k %5d norm %d  error %.4f %s\n", what, BITS, GROUP, rows, n, k, norm, worst, worst < 0.01 ? "" : "WRONG");
+    printf(
+        "%-10s bits %d group %3d rows %2d  n %5d k %5d norm %d  error %.4f "
+        "%s\n",
+        what,
+        BITS,
+        GROUP,
+        rows,
+        n,
+        k,
+        norm,
+        worst,
+        worst < 0.01 ? "" : "WRONG");
   } else {
     const double us = time_us(launch, copies);
-    printf("%-10s bits %d group %3d rows %2d per_sm %d n %5d k %5d  error %.4f  %7.2f us  %5.1f %% of read bandwidth\n", what, BITS, GROUP, rows, per_sm, n, k, worst, us, 100 * bytes / us / bandwidth_bytes_per_us);
+    printf(
+        "%-10s bits %d group %3d rows %2d per_sm %d n %5d k %5d  error %.4f  "
+        "%7.2f us  %5.1f %% of read bandwidth\n",
+        what,
+        BITS,
+        GROUP,
+        rows,
+        per_sm,
+        n,
+        k,
+        worst,
+        us,
+        100 * bytes / us / bandwidth_bytes_per_us);
   }
-  for (auto& m : w) cudaFree((void*)m.words), cudaFree((void*)m.scales), cudaFree((void*)m.zeros);
+  for (auto& m : w)
+    cudaFree((void*)m.words), cudaFree((void*)m.scales),
+        cudaFree((void*)m.zeros);
   cudaFree(y);
 }
 
 template <int M, int CHUNK = 4096>
 void gated(int n, int k, int rows) {
   auto kernel = gated_kernel<4, 64, M, CHUNK>;
-  const int shared = sizeof(typename FewRowsMatmul<T, 4, 64, M, 2, CHUNK>::Shared);
-  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const int shared =
+      sizeof(typename FewRowsMatmul<T, 4, 64, M, 2, CHUNK>::Shared);
+  CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   int per_sm;
-  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, kMatmulThreads, shared));
+  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &per_sm, kernel, kMatmulThreads, shared));
   const size_t bytes = 2 * (size_t(n) * k / 2 + size_t(n) * k / 64 * 4);
   HostMatrix g(n, k, 4, 64), u(n, k, 4, 64);
   auto x = random_values(size_t(rows) * k, 0.1f);
@@ -190,63 +239,94 @@ void gated(int n, int k, int rows) {
   const int copies = int(std::max<size_t>(1, (200u << 20) / bytes));
   std::vector<QuantizedMatrix<T>> a, b;
   for (int i = 0; i < copies; ++i) {
-    a.push_back({upload(g.words), upload(g.scales), upload(g.zeros), nullptr, n});
-    b.push_back({upload(u.words), upload(u.scales), upload(u.zeros), nullptr, n});
+    a.push_back(
+        {upload(g.words), upload(g.scales), upload(g.zeros), nullptr, n});
+    b.push_back(
+        {upload(u.words), upload(u.scales), upload(u.zeros), nullptr, n});
   }
   T* y;
   CHECK(cudaMalloc(&y, size_t(rows) * n * sizeof(T)));
   NormedRows<T> nx{upload(x), rows, upload(weight), 1e-5f};
   auto launch = [&](cudaStream_t s, int i) {
-    kernel<<<std::min((n + 15) / 16, 132 * per_sm), kMatmulThreads, shared, s>>>(a[i], b[i], y, nx, k);
+    kernel<<<std::min((n + 15) / 16, 132 * per_sm),
+             kMatmulThreads,
+             shared,
+             s>>>(a[i], b[i], y, nx, k);
   };
   launch(0, 0);
   CHECK(cudaDeviceSynchronize());
   std::vector<T> got(size_t(rows) * n);
-  CHECK(cudaMemcpy(got.data(), y, got.size() * sizeof(T), cudaMemcpyDeviceToHost));
+  CHECK(cudaMemcpy(
+      got.data(), y, got.size() * sizeof(T), cudaMemcpyDeviceToHost));
   double worst = 0;
   for (int m = 0; m < rows; ++m) {
     double square = 0;
-    for (int c = 0; c < k; ++c) square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
+    for (int c = 0; c < k; ++c)
+      square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
     const float inverse = 1 / sqrtf(square / k + 1e-5f);
     for (int row = 0; row < n; row += n / 7) {
       double sg = 0, su = 0;
       for (int c = 0; c < k; ++c) {
-        float v = __bfloat162float(x[size_t(m) * k + c]) * inverse * __bfloat162float(weight[c]);
+        float v = __bfloat162float(x[size_t(m) * k + c]) * inverse *
+                  __bfloat162float(weight[c]);
         sg += g.at(row, c) * v, su += u.at(row, c) * v;
       }
       double want = sg / (1 + exp(-sg)) * su;
-      worst = std::max(worst, fabs(want - __bfloat162float(got[size_t(m) * n + row])) / (fabs(want) + 1));
+      worst = std::max(worst,
+                       fabs(want - __bfloat162float(got[size_t(m) * n + row])) /
+                           (fabs(want) + 1));
     }
   }
   const double us = time_us(launch, copies);
-  printf("gated      rows %2d n %d k %d  error %.4f  %7.2f us  %5.1f %% of read bandwidth\n", rows, n, k, worst, us, 100 * bytes / us / bandwidth_bytes_per_us);
-  for (auto* v : {&a, &b}) for (auto& m : *v) cudaFree((void*)m.words), cudaFree((void*)m.scales), cudaFree((void*)m.zeros);
+  printf(
+      "gated      rows %2d n %d k %d  error %.4f  %7.2f us  %5.1f %% of read "
+      "bandwidth\n",
+      rows,
+      n,
+      k,
+      worst,
+      us,
+      100 * bytes / us / bandwidth_bytes_per_us);
+  for (auto* v : {&a, &b})
+    for (auto& m : *v)
+      cudaFree((void*)m.words), cudaFree((void*)m.scales),
+          cudaFree((void*)m.zeros);
 }
 
 template <int D, int Q>
-__global__ void attention_kernel(DecodeAttention<T> a, float* sums, float* weights) {
+__global__ void attention_kernel(DecodeAttention<T> a,
+                                 float* sums,
+                                 float* weights) {
   decode_attention<T, D, Q>(a, sums, weights);
 }
 template <int D>
-__global__ void combine_kernel(const float* sums, const float* weights, int shares, T* out) {
+__global__ void combine_kernel(const float* sums,
+                               const float* weights,
+                               int shares,
+                               T* out) {
   combine_shares<T, D>(sums, weights, shares, 1, nullptr, out);
 }
 
 template <int D, int Q>
 void attention(int b, int h, int hkv, int keys, int capacity, int shares) {
-  auto q = random_values(size_t(b) * h * D, 1), k = random_values(size_t(b) * hkv * capacity * D, 1), v = random_values(k.size(), 1);
+  auto q = random_values(size_t(b) * h * D, 1),
+       k = random_values(size_t(b) * hkv * capacity * D, 1),
+       v = random_values(k.size(), 1);
   const int copies = std::max<int>(1, (100u << 20) / (k.size() * 4));
   std::vector<T*> ks, vs;
-  for (int i = 0; i < copies; ++i) ks.push_back(upload(k)), vs.push_back(upload(v));
-  T* qd = upload(q), *out;
+  for (int i = 0; i < copies; ++i)
+    ks.push_back(upload(k)), vs.push_back(upload(v));
+  T *qd = upload(q), *out;
   float *sums, *weights;
   CHECK(cudaMalloc(&out, q.size() * 2));
   CHECK(cudaMalloc(&sums, q.size() * shares * 4));
   CHECK(cudaMalloc(&weights, size_t(b) * h * shares * 8));
   KeyStrides st{(long long)hkv * capacity * D, (long long)capacity * D, D};
   auto launch = [&](cudaStream_t s, int i) {
-    DecodeAttention<T> a{qd, ks[i], vs[i], st, st, h, hkv, keys, 1 / sqrtf(D), 0};
-    attention_kernel<D, Q><<<dim3(shares, h / Q, b), kAttentionThreads, 0, s>>>(a, sums, weights);
+    DecodeAttention<T> a{
+        qd, ks[i], vs[i], st, st, h, hkv, keys, 1 / sqrtf(D), 0};
+    attention_kernel<D, Q>
+        <<<dim3(shares, h / Q, b), kAttentionThreads, 0, s>>>(a, sums, weights);
     combine_kernel<D><<<b * h, D, 0, s>>>(sums, weights, shares, out);
   };
   launch(0, 0);
@@ -261,27 +341,47 @@ void attention(int b, int h, int hkv, int keys, int capacity, int shares) {
       double total = 0;
       for (int t = 0; t < keys; ++t) {
         double s = 0;
-        for (int d = 0; d < D; ++d) s += double(__bfloat162float(q[(size_t(r) * h + i) * D + d])) * __bfloat162float(k[base + size_t(t) * D + d]);
+        for (int d = 0; d < D; ++d)
+          s += double(__bfloat162float(q[(size_t(r) * h + i) * D + d])) *
+               __bfloat162float(k[base + size_t(t) * D + d]);
         p[t] = exp(s / sqrt(D)), total += p[t];
       }
       for (int d = 0; d < D; ++d) {
         double y = 0;
-        for (int t = 0; t < keys; ++t) y += p[t] * __bfloat162float(v[base + size_t(t) * D + d]);
-        worst = std::max(worst, fabs(y / total - __bfloat162float(got[(size_t(r) * h + i) * D + d])));
+        for (int t = 0; t < keys; ++t)
+          y += p[t] * __bfloat162float(v[base + size_t(t) * D + d]);
+        worst =
+            std::max(worst,
+                     fabs(y / total -
+                          __bfloat162float(got[(size_t(r) * h + i) * D + d])));
       }
     }
   const double us = time_us(launch, copies);
   const double bytes = double(b) * hkv * keys * D * 4;
-  printf("attention  d %d queries %d rows %2d heads %d/%d keys %5d shares %2d  error %.4f  %7.2f us  %5.1f %% of read bandwidth\n", D, Q, b, h, hkv, keys, shares, worst, us, 100 * bytes / us / bandwidth_bytes_per_us);
+  printf(
+      "attention  d %d queries %d rows %2d heads %d/%d keys %5d shares %2d  "
+      "error %.4f  %7.2f us  %5.1f %% of read bandwidth\n",
+      D,
+      Q,
+      b,
+      h,
+      hkv,
+      keys,
+      shares,
+      worst,
+      us,
+      100 * bytes / us / bandwidth_bytes_per_us);
   for (auto* p : ks) cudaFree(p);
   for (auto* p : vs) cudaFree(p);
 }
 
 __global__ void read_all(const uint4* p, size_t n, u32* out) {
   u32 x = 0;
-  size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x, step = size_t(gridDim.x) * blockDim.x;
+  size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x,
+         step = size_t(gridDim.x) * blockDim.x;
   for (; i + 3 * step < n; i += 4 * step) {
-    uint4 a = __ldcs(p + i), b = __ldcs(p + i + step), c = __ldcs(p + i + 2 * step), d = __ldcs(p + i + 3 * step);
+    uint4 a = __ldcs(p + i), b = __ldcs(p + i + step),
+          c = __ldcs(p + i + 2 * step), d = __ldcs(p + i + 3 * step);
     x ^= a.x ^ b.y ^ c.z ^ d.w ^ a.y ^ b.x ^ c.w ^ d.z;
   }
   if (x == 12345) *out = x;
@@ -299,15 +399,22 @@ int main() {
     CHECK(cudaMalloc(&p, bytes));
     CHECK(cudaMemset(p, 1, bytes));
     CHECK(cudaMalloc(&out, 4));
-    const double us = time_us([&](cudaStream_t s, int) { read_all<<<132 * 8, 512, 0, s>>>(p, bytes / 16, out); }, 1);
+    const double us = time_us(
+        [&](cudaStream_t s, int) {
+          read_all<<<132 * 8, 512, 0, s>>>(p, bytes / 16, out);
+        },
+        1);
     bandwidth_bytes_per_us = bytes / us;
     cudaFree(p);
   }
   {
-    const double us = time_us([&](cudaStream_t s, int) { nothing<<<256, 256, 40000, s>>>(); }, 1);
+    const double us = time_us(
+        [&](cudaStream_t s, int) { nothing<<<256, 256, 40000, s>>>(); }, 1);
     printf("a kernel that does nothing: %.2f us\n", us);
   }
-  printf("%s, read bandwidth %.0f GB/s\n", prop.name, bandwidth_bytes_per_us / 1e3);
+  printf("%s, read bandwidth %.0f GB/s\n",
+         prop.name,
+         bandwidth_bytes_per_us / 1e3);
   matmul<4, 64, 1>(48, 256, 1, false, true, "check");
   matmul<4, 64, 1>(37, 448, 1, true, true, "check");
   matmul<4, 32, 1>(64, 96, 1, true, true, "check");
@@ -342,7 +449,8 @@ int main() {
   attention<128, 4>(1, 32, 8, 100, 256, 2);
   for (int shares : {4, 8, 16}) attention<128, 4>(1, 32, 8, 512, 768, shares);
   for (int shares : {16, 32}) attention<128, 4>(1, 32, 8, 2048, 2304, shares);
-  for (int shares : {16, 32, 64}) attention<128, 4>(1, 32, 8, 8192, 8448, shares);
+  for (int shares : {16, 32, 64})
+    attention<128, 4>(1, 32, 8, 8192, 8448, shares);
   attention<128, 4>(8, 32, 8, 512, 768, 8);
   attention<64, 4>(1, 32, 8, 500, 512, 8);
   attention<256, 2>(1, 8, 2, 700, 768, 8);
