@@ -69,7 +69,7 @@ void CacheOptions::add_saved_to(CLI::App& command) {
       ->group(kGroup);
 }
 
-void SavedCache::check(const LoadedModel& loaded) const {
+void SavedCache::check(const LoadedModel& loaded) {
   check_saved_cache(
       path, cache, metadata, *loaded.model, loaded.tokenizer.get());
 }

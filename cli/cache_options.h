@@ -25,7 +25,7 @@ struct SavedCache {
   bool prompt_is_whole = false;
 
   // Throws Error{argument} if the cache is another model's.
-  void check(const LoadedModel& loaded) const;
+  void check(const LoadedModel& loaded);
 
   // Of a whole prompt, the part that is still to be read; the cache is cut to
   // what both have in common, and standard error says where that ends. At

@@ -214,9 +214,10 @@ CacheOrigin cache_origin(
 // Checks that a cache read from the file `name` is one of this model. Throws
 // Error{argument} naming the first difference: number and kind of layers, their
 // sizes, then the origin. Without an origin (a file of the reference) the log
-// says that the model can't be verified.
+// says that the model can't be verified. Where the model computes in float32,
+// 16-bit keys, values and states become that.
 void check_saved_cache(const std::string& name,
-                       const PromptCache& cache,
+                       PromptCache& cache,
                        const CacheMetadata& metadata,
                        Model& model,
                        const Tokenizer* tokenizer);

@@ -26,26 +26,20 @@ constexpr Field kFields[] = {
   throw Error(ErrorKind::format, "unusable prompt cache: " + what);
 }
 
-int parse_int(const char*& at, const char* end, const char* key) {
-  int value = 0;
-  auto [next, error] = std::from_chars(at, end, value);
-  if (error != std::errc() || value < 0) {
-    fail(std::string("its metadata entry ") + key + " is not a list of ids");
-  }
-  at = next;
-  return value;
-}
-
 std::vector<int> parse_ids(const std::string& text) {
   std::vector<int> ids;
   const char* at = text.data();
   const char* end = at + text.size();
   while (at != end) {
-    ids.push_back(parse_int(at, end, kTokens));
-    if (at != end && (*at++ != ',' || at == end)) {
-      fail(std::string("its metadata entry ") + kTokens +
-           " is not a list of ids");
+    int id = 0;
+    auto [next, error] = std::from_chars(at, end, id);
+    at = next;
+    bool goes_on = at != end && *at == ',' && at + 1 != end;
+    if (error != std::errc() || id < 0 || (at != end && !goes_on)) {
+      fail("its metadata entry mlxlm.tokens is not a list of ids");
     }
+    ids.push_back(id);
+    at += goes_on ? 1 : 0;
   }
   return ids;
 }

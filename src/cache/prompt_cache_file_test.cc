@@ -1,7 +1,10 @@
-#include <fstream>
+#include <csignal>
+#include <filesystem>
 #include <functional>
+#include <iterator>
 
 #include <mlx/mlx.h>
+#include <sys/resource.h>
 
 #include "cache/arrays_cache.h"
 #include "cache/cache_list.h"
@@ -13,6 +16,7 @@
 #include "cache/rotating_cache.h"
 #include "cache/state_tree.h"
 #include "core/file.h"
+#include "load/safetensors_header.h"
 #include "tests/support/temporary_folder.h"
 
 namespace mlxlm {
@@ -30,6 +34,10 @@ PromptCache all_kinds(const Sequence& s) {
                     make_quantized_cache(bits(4)),
                     make_concatenate_cache(),
                     make_chunked_cache(4),
+                    make_quantized_cache({8, 3, 32}),
+                    make_rotating_cache(8, 2, bits(4)),
+                    make_rotating_cache(8, 0, KvQuantization{4, 6, 32}),
+                    make_chunked_cache(4, bits(8)),
                     arrays,
                     make_cache_list({make_kv_cache(), make_rotating_cache(4)})};
   for (auto& layer : cache) {
@@ -63,6 +71,17 @@ void expect_same_state(const CacheState& a, const CacheState& b) {
   }
 }
 
+TEST(PromptCacheFile, DataIsAlignedForMapping) {
+  TemporaryFolder folder;
+  for (const char* note : {"", "a", "ab", "abc"}) {
+    std::string path = folder / "kv.safetensors";
+    save_prompt_cache(path, all_kinds(Sequence(20, 32)), {{"note", note}});
+    SafetensorsHeader header = read_safetensors_header(path);
+    EXPECT_EQ(header.data_start % 64, 0u);
+    EXPECT_FALSE(header.tensors.empty());
+  }
+}
+
 TEST(PromptCacheFile, RoundTripOfEveryKind) {
   TemporaryFolder folder;
   Sequence s(20, 32);
@@ -80,7 +99,7 @@ TEST(PromptCacheFile, RoundTripOfEveryKind) {
     EXPECT_EQ(again[i]->size(), cache[i]->size());
     EXPECT_EQ(again[i]->empty(), cache[i]->empty());
     expect_same_state(again[i]->state(), cache[i]->state());
-    if (i < 5) {
+    if (i < 9) {
       EXPECT_TRUE(same(s.attend(*again[i], 11, 3), s.attend(*cache[i], 11, 3)));
     }
   }
@@ -143,6 +162,84 @@ TEST(PromptCacheFile, FailedWriteLeavesTheOldFile) {
   expect_error(ErrorKind::file, "absent", [&] {
     load_prompt_cache(folder / "absent.safetensors");
   });
+}
+
+// Lets no file grow beyond this many bytes, as a full disk would.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t num_bytes) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit limit{num_bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, SIG_DFL);
+  }
+
+ private:
+  rlimit before_{};
+};
+
+TEST(PromptCacheFile, AFullDiskLeavesTheOldFile) {
+  TemporaryFolder folder;
+  std::string path = folder / "kv.safetensors";
+  save_prompt_cache(path, {make_kv_cache()});
+  std::string before = read_file(path);
+  Sequence s(6, 32);
+  auto kv = make_kv_cache();
+  s.attend(*kv, 0, 6);
+  {
+    FileSizeLimit limit(10000);
+    expect_error(ErrorKind::file, "cannot write", [&] {
+      save_prompt_cache(path, {kv});
+    });
+  }
+  EXPECT_EQ(read_file(path), before);
+  // Nor is anything left beside it.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()),
+                          std::filesystem::directory_iterator()),
+            1);
+}
+
+// Large tensors are mapped: reading on changes neither the file nor what was
+// read from it, and the file may be replaced or removed.
+TEST(PromptCacheFile, LargeFilesAreMappedAndStayAsTheyAre) {
+  TemporaryFolder folder;
+  std::string path = folder / "kv.safetensors";
+  auto rows = [](int count, int seed) {
+    return seeded_rows(count, seed, 256, 8);
+  };
+  PromptCache cache{make_kv_cache(), make_rotating_cache(300)};
+  for (auto& layer : cache) {
+    layer->attend(rows(200, 1), rows(200, 2), rows(200, 3), {.scale = 0.1f});
+  }
+  save_prompt_cache(path, cache);
+  std::string before = read_file(path);
+  auto loaded = load_prompt_cache(path).first;
+  auto again = load_prompt_cache(path).first;
+  auto read = [&](PromptCache& to) {
+    std::vector<mx::array> out;
+    for (auto& layer : to) {
+      for (int count : {1, 1, 3, 1}) {
+        out.push_back(layer->attend(
+            rows(count, 4), rows(count, 5), rows(count, 6), {.scale = 0.1f}));
+        out.back().eval();
+      }
+    }
+    return out;
+  };
+  auto expected = read(cache);
+  auto actual = read(loaded);
+  EXPECT_EQ(read_file(path), before);
+  save_prompt_cache(path, {make_kv_cache()});
+  std::filesystem::remove(path);
+  auto second = read(again);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_TRUE(same(actual[i], expected[i])) << i;
+    EXPECT_TRUE(same(second[i], expected[i])) << i;
+  }
 }
 
 // A good file of two layers, changed by `change`, must be refused.

@@ -30,7 +30,8 @@ std::optional<std::string> fault_of(const RowFormat& format);
 // another holds it.
 class Rows {
  public:
-  explicit Rows(RowFormat format = {}) : format_(format) {}
+  Rows() = default;
+  explicit Rows(RowFormat format) : format_(format) {}
   // Arrays in this format: [rows], or [data, scales, zeros].
   Rows(RowFormat format, std::vector<mx::array> arrays)
       : format_(format), arrays_(std::move(arrays)) {}

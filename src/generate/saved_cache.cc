@@ -168,10 +168,11 @@ class LayerCheck {
   std::string where_;
 };
 
-void check_layers(const std::string& name,
-                  const PromptCache& cache,
-                  const std::string& saved_for,
-                  Model& model) {
+// Returns a cache of the model's own, with a token read but not computed.
+PromptCache check_layers(const std::string& name,
+                         const PromptCache& cache,
+                         const std::string& saved_for,
+                         Model& model) {
   PromptCache own = model.make_cache();
   if (cache.size() != own.size()) {
     throw Error(ErrorKind::argument,
@@ -186,6 +187,43 @@ void check_layers(const std::string& name,
   for (std::size_t i = 0; i < cache.size(); ++i) {
     LayerCheck(name + ", saved" + saved_for + ": layer " + std::to_string(i))
         .check(*cache[i], *own[i]);
+  }
+  return own;
+}
+
+bool is_half(const mx::array& array) {
+  return array.dtype() == mx::float16 || array.dtype() == mx::bfloat16;
+}
+
+// With float32 for 16-bit numbers.
+CacheState widened(const CacheState& state) {
+  if (auto* array = std::get_if<mx::array>(&state.value)) {
+    return {is_half(*array) ? mx::astype(*array, mx::float32) : *array};
+  }
+  if (auto* list = std::get_if<CacheState::List>(&state.value)) {
+    CacheState::List items;
+    for (const CacheState& item : *list) {
+      items.push_back(widened(item));
+    }
+    return {std::move(items)};
+  }
+  return state;
+}
+
+void widen_as(const PromptCache& own, PromptCache& cache) {
+  std::vector<mx::array> computed;
+  for (const auto& layer : own) {
+    layer->append_arrays_to(computed);
+  }
+  if (std::ranges::any_of(computed, is_half)) {
+    return;
+  }
+  for (auto& layer : cache) {
+    std::vector<mx::array> arrays;
+    layer->append_arrays_to(arrays);
+    if (std::ranges::any_of(arrays, is_half)) {
+      layer->set_state(widened(layer->state()));
+    }
   }
 }
 
@@ -211,37 +249,40 @@ CacheOrigin cache_origin(const Model& model,
 }
 
 void check_saved_cache(const std::string& name,
-                       const PromptCache& cache,
+                       PromptCache& cache,
                        const CacheMetadata& metadata,
                        Model& model,
                        const Tokenizer* tokenizer) {
   auto saved = origin_in(metadata);
-  check_layers(name, cache, saved ? " for " + saved->model_type : "", model);
+  PromptCache own = check_layers(
+      name, cache, saved ? " for " + saved->model_type : "", model);
+  widen_as(own, cache);
   if (!saved) {
     log_info(name +
              " doesn't say which weights made it: its layers fit this model, "
              "the rest can't be verified");
     return;
   }
-  CacheOrigin own = cache_origin(model, tokenizer);
+  CacheOrigin current = cache_origin(model, tokenizer);
   auto refuse = [&](const std::string& what) {
     throw Error(ErrorKind::argument,
                 name + " was saved " + what +
                     "; it can't be used here, make it again with this model");
   };
-  if (differ(saved->model_type, own.model_type)) {
-    refuse("for " + saved->model_type + ", this model is " + own.model_type);
+  if (differ(saved->model_type, current.model_type)) {
+    refuse("for " + saved->model_type + ", this model is " +
+           current.model_type);
   }
-  if (differ(saved->config_hash, own.config_hash)) {
+  if (differ(saved->config_hash, current.config_hash)) {
     refuse("by a model with another config.json");
   }
-  if (differ(saved->weights_hash, own.weights_hash)) {
+  if (differ(saved->weights_hash, current.weights_hash)) {
     refuse("by a model with other weights");
   }
-  if (differ(saved->tokenizer_hash, own.tokenizer_hash)) {
+  if (differ(saved->tokenizer_hash, current.tokenizer_hash)) {
     refuse("with another tokenizer");
   }
-  if (differ(saved->template_hash, own.template_hash)) {
+  if (differ(saved->template_hash, current.template_hash)) {
     log_warning(name +
                 " was saved with another chat template: what continues it may "
                 "not fit");

@@ -47,7 +47,7 @@ TEST_F(CliScore, TextListsTheTokens) {
   EXPECT_EQ(result.exit_code, 0) << result.errors;
   EXPECT_THAT(result.output,
               AllOf(HasSubstr("\"\\n\""),
-                    HasSubstr("Tokens: 3\n"),
+                    HasSubstr("Tokens: 3\nCache: "),
                     ContainsRegex("Total log-probability: -[0-9.]+\n"
                                   "Perplexity: [0-9.]+\n$")));
 }
@@ -59,6 +59,22 @@ TEST_F(CliScore, FileStandardInputAndTokensAgree) {
   EXPECT_EQ(json_of(score({"--file", "-", "--json"}, "hello")), by_text);
   EXPECT_EQ(json_of(score({"--tokens", "104,101,108,108,111", "--json"})),
             by_text);
+}
+
+TEST_F(CliScore, AQuantizedCacheIsSmallerAndScoresAlike) {
+  write_model({.hidden_size = 128, .num_heads = 2, .num_kv_heads = 1});
+  json exact = json_of(score({"--text", "hello there", "--json"}));
+  json rounded = json_of(score({"--text",
+                                "hello there",
+                                "--json",
+                                "--kv-bits",
+                                "8",
+                                "--kv-group-size",
+                                "32"}));
+  EXPECT_LT(rounded.at("cache_bytes").get<int>() * 3,
+            exact.at("cache_bytes").get<int>());
+  EXPECT_NEAR(rounded.at("total_logprob"), exact.at("total_logprob"), 0.1);
+  EXPECT_NE(rounded.at("total_logprob"), exact.at("total_logprob"));
 }
 
 TEST_F(CliScore, OneTokenHasNoPerplexity) {

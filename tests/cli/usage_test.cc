@@ -16,8 +16,13 @@ TEST_F(CliUsage, HelpListsTheCommands) {
   ProcessResult result = run({"--help"});
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(result.errors, "");
-  for (const char* word :
-       {"generate", "score", "benchmark", "info", "Examples:", "--version"}) {
+  for (const char* word : {"generate",
+                           "cache-prompt",
+                           "score",
+                           "benchmark",
+                           "info",
+                           "Examples:",
+                           "--version"}) {
     EXPECT_THAT(result.output, HasSubstr(word));
   }
 }
@@ -51,9 +56,12 @@ TEST_F(CliUsage, HelpOfGenerateListsTheReferencesOptions) {
                              "--max-kv-size",
                              "--prefill-step-size",
                              "--prompt-cache-file",
+                             "--prompt-cache-mode",
                              "--quantize-activations",
                              "-qa",
                              "--kv-bits",
+                             "--kv-key-bits",
+                             "--kv-value-bits",
                              "--kv-group-size",
                              "--quantized-kv-start",
                              "--draft-model",
@@ -62,8 +70,26 @@ TEST_F(CliUsage, HelpOfGenerateListsTheReferencesOptions) {
   }
 }
 
+TEST_F(CliUsage, HelpOfCachePromptListsTheReferencesOptions) {
+  ProcessResult result = run({"cache-prompt", "--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  for (const char* option : {"--model",
+                             "--adapter-path",
+                             "--trust-remote-code",
+                             "--eos-token",
+                             "--max-kv-size",
+                             "--prompt-cache-file",
+                             "--prompt",
+                             "--kv-bits",
+                             "--kv-group-size",
+                             "--quantized-kv-start"}) {
+    EXPECT_THAT(result.output, HasSubstr(option));
+  }
+}
+
 TEST_F(CliUsage, EveryCommandHasHelp) {
-  for (const char* verb : {"generate", "score", "benchmark", "info"}) {
+  for (const char* verb :
+       {"generate", "cache-prompt", "score", "benchmark", "info"}) {
     ProcessResult result = run({verb, "-h"});
     EXPECT_EQ(result.exit_code, 0) << verb;
     EXPECT_THAT(result.output, HasSubstr("Examples:")) << verb;

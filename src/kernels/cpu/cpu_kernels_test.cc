@@ -310,6 +310,26 @@ TEST_P(CpuAttention, EqualsTheReference) {
   check(parameters, "added");
 }
 
+TEST_F(CpuKernels, AttentionToQuantizedRowsEqualsTheReference) {
+  auto q = random({1, 4, 5, 64});
+  auto quantized = [](const mx::array& x, int bits) {
+    auto parts = mx::quantize(x, 32, bits);
+    return QuantizedTensor{parts[0], parts[1], parts[2], 32, bits};
+  };
+  for (int value_bits : {2, 3, 4, 5, 6, 8}) {
+    auto k = quantized(random({1, 2, 70, 64}), 8);
+    auto v = quantized(random({1, 2, 70, 32}), value_bits);
+    AttentionParameters parameters{.scale = 0.3f};
+    for (bool has_sinks : {false, true}) {
+      if (has_sinks) parameters.sinks = random({4});
+      EXPECT_LT(error_of(cpu_.quantized_attention(q, k, v, parameters),
+                         reference_.quantized_attention(q, k, v, parameters)),
+                kTolerance)
+          << value_bits << has_sinks;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes,
                          CpuAttention,
                          testing::Values(AttentionCase{4, 2, 1, 1, 16, 16},

@@ -196,6 +196,23 @@ mx::array norm_gated_mlp(const mx::array& x,
       })[0];
 }
 
+// MLX's quantized products are slow on the CPU: restoring the numbers first is
+// not, and takes the memory of one layer.
+mx::array quantized_attention(const mx::array& q,
+                              const QuantizedTensor& k,
+                              const QuantizedTensor& v,
+                              const AttentionParameters& parameters) {
+  if (!suits(q)) {
+    return reference_table().quantized_attention(q, k, v, parameters);
+  }
+  auto restored = [](const QuantizedTensor& t) {
+    return mx::astype(
+        mx::dequantize(t.data, t.scales, t.zeros, t.group_size, t.bits),
+        mx::float32);
+  };
+  return attention(q, restored(k), restored(v), parameters);
+}
+
 mx::array head(const mx::array& x, const Norm* norm, const Linear& linear) {
   const Linear* const linears[] = {&linear};
   return norm_linear(x, norm, linears)[0];
@@ -214,6 +231,7 @@ const Table& cpu_table() {
     table.norm_gated_mlp = cpu::norm_gated_mlp;
     table.norm_rope = cpu::norm_rope;
     table.attention = cpu::attention;
+    table.quantized_attention = cpu::quantized_attention;
     table.expert_mlp = cpu::expert_mlp;
     table.head = cpu::head;
     return table;
