@@ -15,7 +15,11 @@ namespace mlxlm::kernels::cpu {
 namespace {
 
 // Long enough to bridge the gap between two kernels of one step.
-constexpr auto kSpin = std::chrono::microseconds(60);
+constexpr auto kSpin = std::chrono::microseconds(100);
+// Checks between two looks at the clock, and those before a waiting thread
+// first offers its processor to others.
+constexpr int kChecksPerLook = 16;
+constexpr int kEagerChecks = 64;
 constexpr int kMaxThreads = 256;
 
 void pause_briefly() {
@@ -24,6 +28,24 @@ void pause_briefly() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Waits for done() for some microseconds; whether it came true.
+template <class Condition>
+bool spin_until(Condition&& done) {
+  for (int i = 0; i < kEagerChecks; ++i) {
+    if (done()) return true;
+    pause_briefly();
+  }
+  const auto limit = std::chrono::steady_clock::now() + kSpin;
+  do {
+    sched_yield();
+    for (int i = 0; i < kChecksPerLook; ++i) {
+      if (done()) return true;
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < limit);
+  return false;
 }
 
 int usable_processors() {
@@ -46,6 +68,9 @@ int threads_wanted() {
   return std::clamp(usable_processors(), 1, kMaxThreads);
 }
 
+// Threads take numbered tickets for the tasks of the current call. The call is
+// over when all tasks are done, whether or not every thread took part: one that
+// the system doesn't let run holds nobody up.
 class Pool {
  public:
   explicit Pool(int num_threads) {
@@ -65,37 +90,38 @@ class Pool {
       return;
     }
     task_ = &task;
-    num_tasks_ = num_tasks;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    tickets_.store(static_cast<std::uint64_t>(num_tasks) << 32);
     generation_.fetch_add(1);
     if (sleeping_.load() > 0) {
       generation_.notify_all();
     }
     take_tasks();
-    wait_until_idle();
+    wait_until_done(num_tasks);
   }
 
  private:
   void take_tasks() {
     while (true) {
-      int i = next_.fetch_add(1, std::memory_order_relaxed);
-      if (i >= num_tasks_) {
-        return;
+      // The number of tasks travels with the ticket, so a late thread can't
+      // take one call's ticket for another's. Whoever holds a valid one keeps
+      // task_ in place.
+      const std::uint64_t ticket = tickets_.fetch_add(1);
+      const auto index = static_cast<std::uint32_t>(ticket);
+      const auto count = static_cast<std::uint32_t>(ticket >> 32);
+      if (index >= count) return;
+      (*task_)(static_cast<int>(index));
+      if (done_.fetch_add(1) + 1 == static_cast<int>(count)) {
+        done_.notify_one();
       }
-      (*task_)(i);
     }
   }
 
-  void wait_until_idle() {
-    auto limit = std::chrono::steady_clock::now() + kSpin;
-    int busy;
-    while ((busy = busy_.load(std::memory_order_acquire)) > 0) {
-      if (std::chrono::steady_clock::now() < limit) {
-        pause_briefly();
-      } else {
-        busy_.wait(busy);
-      }
+  void wait_until_done(int num_tasks) {
+    auto all_done = [&] { return done_.load() == num_tasks; };
+    while (!spin_until(all_done)) {
+      const int done = done_.load();
+      if (done != num_tasks) done_.wait(done);
     }
   }
 
@@ -104,34 +130,23 @@ class Pool {
     while (true) {
       seen = wait_for_work(seen);
       take_tasks();
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        busy_.notify_one();
-      }
     }
   }
 
   std::uint32_t wait_for_work(std::uint32_t seen) {
-    auto limit = std::chrono::steady_clock::now() + kSpin;
-    while (true) {
-      std::uint32_t now = generation_.load();
-      if (now != seen) {
-        return now;
-      }
-      if (std::chrono::steady_clock::now() < limit) {
-        pause_briefly();
-        continue;
-      }
+    while (!spin_until([&] { return generation_.load() != seen; })) {
       sleeping_.fetch_add(1);
       generation_.wait(seen);
       sleeping_.fetch_sub(1);
     }
+    return generation_.load();
   }
 
   std::mutex mutex_;
   const std::function<void(int)>* task_ = nullptr;
-  int num_tasks_ = 0;
-  alignas(64) std::atomic<int> next_{0};
-  alignas(64) std::atomic<int> busy_{0};
+  // The number of tasks, and in the low half the next ticket.
+  alignas(64) std::atomic<std::uint64_t> tickets_{0};
+  alignas(64) std::atomic<int> done_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};
   std::atomic<int> sleeping_{0};
   std::vector<std::thread> workers_;
