@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/console.h"
+#include "kernels/seam.h"
 
 namespace mlxlm::cli {
 
@@ -29,6 +30,13 @@ void ModelOptions::add_to(CLI::App& command) {
            "Tokens that end the text besides the model's own")
       ->group(kGroup);
   command
+      .add_option("--cpu-mode",
+                  cpu_mode,
+                  "exact, or fast: activations rounded to integers where\n"
+                  "weights are quantized")
+      ->type_name("MODE")
+      ->group(kGroup);
+  command
       .add_flag("--trust-remote-code",
                 trust_remote_code,
                 "Without effect: no code of a model is ever run")
@@ -48,6 +56,13 @@ LoadOptions ModelOptions::load_options() const {
 }
 
 void ModelOptions::check() const {
+  if (cpu_mode == "exact" || cpu_mode == "fast") {
+    kernels::set_cpu_mode(cpu_mode == "exact" ? kernels::CpuMode::exact
+                                              : kernels::CpuMode::fast);
+  } else if (!cpu_mode.empty()) {
+    throw Error(ErrorKind::argument,
+                "--cpu-mode is \"" + cpu_mode + "\"; it can be exact or fast");
+  }
   if (trust_remote_code) {
     print_warning(
         "--trust-remote-code has no effect: there is no Python here, and no "

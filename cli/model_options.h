@@ -17,6 +17,7 @@ struct ModelOptions {
   std::string model;  // empty: kDefaultModel
   std::string adapter_path;
   std::vector<std::string> extra_eos_tokens;
+  std::string cpu_mode;  // empty: the default
   bool trust_remote_code = false;
   bool quantize_activations = false;
 

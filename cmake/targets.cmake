@@ -40,7 +40,8 @@ function(mlxlm_layer name)
 endfunction()
 
 # mlxlm_tests(NAME [SOURCES file...] [LABELS label...] DEPENDS target...): the
-# folder's *_test.cc as one GoogleTest program, each case one ctest test.
+# folder's *_test.cc as one GoogleTest program, each case one ctest test. They
+# run in exact mode, which is what the reference's numbers are compared with.
 function(mlxlm_tests name)
   if(NOT MLXLM_BUILD_TESTS)
     return()
@@ -69,7 +70,8 @@ function(mlxlm_tests name)
   endif()
   gtest_discover_tests(${name}_test
     DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+               ENVIRONMENT MLX_LM_CPU_MODE=exact)
 endfunction()
 
 # Two precompiled sets, built once: MLX for the library, MLX and GoogleTest for

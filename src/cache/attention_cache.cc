@@ -69,6 +69,28 @@ mx::array AttentionCache::attend(const mx::array& q,
       q, held.keys.plain(), held.values.plain(), parameters);
 }
 
+mx::array AttentionCache::attend_in_place(const mx::array& q,
+                                          const mx::array& k,
+                                          const mx::array& v,
+                                          KeysAndValues& rows,
+                                          int at,
+                                          int num_keys,
+                                          const AttendSpec& spec,
+                                          const Mask& mask) {
+  auto made = kernels::append_attention(kernels::table(),
+                                        q,
+                                        k,
+                                        v,
+                                        rows.keys.plain(),
+                                        rows.values.plain(),
+                                        at,
+                                        num_keys,
+                                        attention_parameters(spec, mask));
+  rows.keys.changed_to(std::move(made.keys));
+  rows.values.changed_to(std::move(made.values));
+  return made.out;
+}
+
 void throw_foreign_checkpoint(std::string_view kind) {
   throw Error(ErrorKind::argument,
               "the checkpoint was made by another cache than this " +

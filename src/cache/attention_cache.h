@@ -49,6 +49,18 @@ class AttentionCache : public Cache {
 
   // All that is held, rows that aren't in use included.
   virtual const KeysAndValues& rows() const = 0;
+
+ protected:
+  // Writes k and v into `rows`, which must be plain and nobody else's, from row
+  // `at` on, and attends to the first `num_keys`.
+  static mx::array attend_in_place(const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   KeysAndValues& rows,
+                                   int at,
+                                   int num_keys,
+                                   const AttendSpec& spec,
+                                   const Mask& mask);
 };
 
 // checkpoint() and rollback() for a cache whose content is one copyable struct:

@@ -18,6 +18,24 @@ CacheCapabilities KVCache::capabilities() const {
           .checkpoint_bytes = 0};
 }
 
+mx::array KVCache::attend(const mx::array& q,
+                          const mx::array& k,
+                          const mx::array& v,
+                          const AttendSpec& spec) {
+  if (rows_.keys.format().quantized()) {
+    return AttentionCache::attend(q, k, v, spec);
+  }
+  rows_.reserve(rows_.encoded(k, v), offset_);
+  if (!rows_.sole()) {
+    return AttentionCache::attend(q, k, v, spec);
+  }
+  Mask mask =
+      spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
+  const int at = offset_;
+  offset_ += k.shape(2);
+  return attend_in_place(q, k, v, rows_, at, offset_, spec, mask);
+}
+
 KeysAndValues KVCache::update(const mx::array& keys, const mx::array& values) {
   rows_.append(rows_.encoded(keys, values), offset_);
   offset_ += keys.shape(2);
@@ -52,7 +70,10 @@ CachePtr KVCache::to_quantized(const KvQuantization& quantization) const {
                                    offset_);
 }
 
-CacheState KVCache::state() const { return state_with(rows_, {offset_}); }
+CacheState KVCache::state() const {
+  rows_.share();
+  return state_with(rows_, {offset_});
+}
 
 void KVCache::set_state(const CacheState& state) {
   StateReader reader(kind(), state);

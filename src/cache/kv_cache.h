@@ -24,6 +24,11 @@ class KVCache : public AttentionCache {
   bool empty() const override { return rows_.empty(); }
   CacheCapabilities capabilities() const override;
 
+  // In place where the rows are this cache's alone.
+  mx::array attend(const mx::array& q,
+                   const mx::array& k,
+                   const mx::array& v,
+                   const AttendSpec& spec) override;
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return rows_; }
   // The part in use; only if not empty().

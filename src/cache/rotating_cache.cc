@@ -116,7 +116,8 @@ void RotatingKVCache::grow(const KeysAndValues& rows) {
   c.index = c.offset;
 }
 
-void RotatingKVCache::append_one(const KeysAndValues& row) {
+// Sets index to where one more row goes.
+void RotatingKVCache::make_place(const KeysAndValues& row) {
   auto& c = content_;
   grow(row);
   int surplus = c.rows.count() - c.max_size;
@@ -127,9 +128,34 @@ void RotatingKVCache::append_one(const KeysAndValues& row) {
   if (c.index == c.max_size) {
     c.index = c.keep;
   }
+}
+
+void RotatingKVCache::append_one(const KeysAndValues& row) {
+  auto& c = content_;
+  make_place(row);
   c.rows.set(row, c.index);
   c.offset += 1;
   c.index += 1;
+}
+
+mx::array RotatingKVCache::attend(const mx::array& q,
+                                  const mx::array& k,
+                                  const mx::array& v,
+                                  const AttendSpec& spec) {
+  auto& c = content_;
+  if (quantized() || k.shape(2) > 1 || !c.rows.sole()) {
+    return AttentionCache::attend(q, k, v, spec);
+  }
+  KeysAndValues row = c.rows.encoded(k, v);
+  c.rows.check_fit(row);
+  Mask mask =
+      spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
+  make_place(row);
+  const int at = c.index;
+  c.offset += 1;
+  c.index += 1;
+  const int num_keys = std::min(c.offset, c.rows.count());
+  return attend_in_place(q, k, v, c.rows, at, num_keys, spec, mask);
 }
 
 KeysAndValues RotatingKVCache::update(const mx::array& keys,
@@ -179,6 +205,7 @@ CachePtr RotatingKVCache::to_quantized(
 
 CacheState RotatingKVCache::state() const {
   const auto& c = content_;
+  c.rows.share();
   return state_with(c.rows, {c.offset, c.keep, c.max_size, c.index});
 }
 

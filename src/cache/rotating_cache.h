@@ -31,6 +31,11 @@ class RotatingKVCache : public AttentionCache {
   Mask make_mask(int num_queries,
                  int window_tokens,
                  bool want_array = false) const override;
+  // One token is written in place where the rows are this cache's alone.
+  mx::array attend(const mx::array& q,
+                   const mx::array& k,
+                   const mx::array& v,
+                   const AttendSpec& spec) override;
   // One token overwrites the oldest; several put the cache in order first.
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return content_.rows; }
@@ -71,6 +76,7 @@ class RotatingKVCache : public AttentionCache {
   KeysAndValues without_oldest(const KeysAndValues& held, int num_rows) const;
   void grow(const KeysAndValues& rows);
   void append_several(const KeysAndValues& rows);
+  void make_place(const KeysAndValues& row);
   void append_one(const KeysAndValues& row);
 
   Content content_;

@@ -100,6 +100,7 @@ Rows Rows::followed_by(const Rows& rows) const {
   for (std::size_t i = 0; i < arrays_.size(); ++i) {
     all.arrays_.push_back(mx::concatenate({arrays_[i], rows.arrays_[i]}, 2));
   }
+  all.claim_ = std::make_shared<const bool>();
   return all;
 }
 
@@ -107,6 +108,8 @@ void Rows::set(const Rows& rows, int at) {
   for (std::size_t i = 0; i < arrays_.size(); ++i) {
     arrays_[i] = with_rows(arrays_[i], rows.arrays_[i], at);
   }
+  // Where the rows are all there is, they themselves take the place.
+  claim_ = rows.count() < count() ? std::make_shared<const bool>() : nullptr;
 }
 
 Rows Rows::zeros(int count) const {
@@ -116,20 +119,26 @@ Rows Rows::zeros(int count) const {
     shape[2] = count;
     zeros.arrays_.push_back(mx::zeros(shape, array.dtype()));
   }
+  zeros.claim_ = std::make_shared<const bool>();
   return zeros;
 }
 
-void Rows::append(const Rows& rows, int used) {
-  if (empty() || used + rows.count() > count()) {
-    Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
-                            kCacheStepTokens * kCacheStepTokens);
-    if (empty()) {
-      *this = std::move(fresh);
-    } else {
-      *this = (used % kCacheStepTokens == 0 ? *this : slice(0, used))
-                  .followed_by(fresh);
-    }
+void Rows::reserve(const Rows& rows, int used) {
+  if (!empty() && used + rows.count() <= count()) {
+    return;
   }
+  Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
+                          kCacheStepTokens * kCacheStepTokens);
+  if (empty()) {
+    *this = std::move(fresh);
+  } else {
+    *this = (used % kCacheStepTokens == 0 ? *this : slice(0, used))
+                .followed_by(fresh);
+  }
+}
+
+void Rows::append(const Rows& rows, int used) {
+  reserve(rows, used);
   set(rows, used);
 }
 

@@ -1,6 +1,7 @@
 // Rows of a cache: keys or values [B, H, T, D] of a layer, where T is time.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -27,7 +28,8 @@ struct RowFormat {
 std::optional<std::string> fault_of(const RowFormat& format);
 
 // A value: copies share their arrays, and no array is changed in place while
-// another holds it.
+// another holds it. One that has its arrays for itself knows it: claim_ is made
+// with them and copied along.
 class Rows {
  public:
   Rows() = default;
@@ -68,6 +70,15 @@ class Rows {
 
   // Writes `rows` after the first `used`, growing first where that is needed.
   void append(const Rows& rows, int used);
+  // Makes room for `rows` after the first `used`.
+  void reserve(const Rows& rows, int used);
+
+  // Whether nobody else has the arrays, so that they may be changed in place.
+  bool sole() const { return claim_.use_count() == 1; }
+  // Somebody is given the arrays themselves.
+  void share() const { claim_.reset(); }
+  // What became of the array of plain rows that were changed in place.
+  void changed_to(mx::array plain) { arrays_.at(0) = std::move(plain); }
 
   // Throws Error{argument} unless `rows` can stand behind these in time.
   void check_fit(const Rows& rows) const;
@@ -75,6 +86,7 @@ class Rows {
  private:
   RowFormat format_;
   std::vector<mx::array> arrays_;
+  mutable std::shared_ptr<const bool> claim_;
 };
 
 // Both of a layer, always changed together: nothing has changed if one fails.
@@ -106,6 +118,16 @@ struct KeysAndValues {
     check_fit(rows);
     keys.append(rows.keys, used);
     values.append(rows.values, used);
+  }
+  void reserve(const KeysAndValues& rows, int used) {
+    check_fit(rows);
+    keys.reserve(rows.keys, used);
+    values.reserve(rows.values, used);
+  }
+  bool sole() const { return keys.sole() && values.sole(); }
+  void share() const {
+    keys.share();
+    values.share();
   }
   void check_fit(const KeysAndValues& rows) const {
     keys.check_fit(rows.keys);

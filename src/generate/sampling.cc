@@ -2,6 +2,8 @@
 
 #include <mlx/mlx.h>
 
+#include "kernels/seam.h"
+
 namespace mlxlm {
 namespace {
 
@@ -24,7 +26,7 @@ Sampling::Sampling(const GenerateOptions& options)
     : processors_(options.logits_processors), sampler_(options.sampler) {
   if (!sampler_) {
     sampler_ = [](const mx::array& logprobs) {
-      return mx::argmax(logprobs, -1);
+      return kernels::table().argmax(logprobs);
     };
   }
 }
@@ -57,8 +59,7 @@ Sampled Sampling::draw(const mx::array& logits,
 }
 
 Sampled Sampling::draw_each(const mx::array& logits) const {
-  auto logprobs =
-      mx::subtract(logits, mx::logsumexp(logits, -1, /*keepdims=*/true));
+  auto logprobs = kernels::table().log_softmax(logits);
   return {mx::astype(sampler_(logprobs), mx::int32), logprobs};
 }
 

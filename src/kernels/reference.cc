@@ -162,7 +162,18 @@ mx::array activate(const mx::array& x, Activation activation) {
 
 }  // namespace reference
 
+namespace {
+
+mx::array log_softmax(const mx::array& logits) {
+  return mx::subtract(logits, mx::logsumexp(logits, -1, /*keepdims=*/true));
+}
+
+mx::array argmax(const mx::array& x) { return mx::argmax(x, -1); }
+
+}  // namespace
+
 const Table& reference_table() {
+  // Without the fused operations: those of its others define them.
   static const Table table{
       .name = "reference",
       .norm = reference::norm,
@@ -174,6 +185,8 @@ const Table& reference_table() {
       .quantized_attention = reference::quantized_attention,
       .expert_mlp = reference::expert_mlp,
       .head = reference::head,
+      .log_softmax = log_softmax,
+      .argmax = argmax,
   };
   return table;
 }

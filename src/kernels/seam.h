@@ -90,6 +90,35 @@ struct AttentionParameters {
   std::optional<mx::array> sinks;  // [H]
 };
 
+// One of the heads' projections of a layer: queries, keys or values.
+struct HeadProjection {
+  const Linear* linear = nullptr;  // [num_heads * Dh, D]
+  int num_heads = 0;
+  const Norm* norm = nullptr;  // may be null
+  const Rope* rope = nullptr;  // may be null
+};
+
+// append_attention()'s answer, and the buffers with the new rows.
+struct AppendedAttention {
+  mx::array out;
+  mx::array keys;
+  mx::array values;
+};
+
+// What follows attention in a layer: h = x + post(out(heads)) * scale, then
+// h + post(down(activation(gate(n(h))) * up(n(h)))) * scale.
+struct LayerEnd {
+  const Linear* out = nullptr;
+  const Norm* out_norm = nullptr;  // may be null
+  const Norm* mlp_norm = nullptr;  // may be null
+  const Linear* gate = nullptr;    // may be null, as in norm_gated_mlp
+  const Linear* up = nullptr;
+  const Linear* down = nullptr;
+  const Norm* down_norm = nullptr;  // may be null
+  Activation activation = Activation::silu;
+  float scale = 1.0f;
+};
+
 // A stack of experts: each computes down(activation(gate(x)) * up(x)), or
 // down(activation(up(x))) where gate is null.
 struct Experts {
@@ -145,6 +174,35 @@ struct Table {
                                    const QuantizedTensor& v,
                                    const AttentionParameters& parameters);
 
+  // The three that follow may be null: the functions below make them of the
+  // others then.
+
+  // norm_linear, then norm_rope of each. x [B, L, D], norm may be null ->
+  // [B, H_i, L, Dh_i].
+  std::vector<mx::array> (*norm_heads)(
+      const mx::array& x,
+      const Norm* norm,
+      std::span<const HeadProjection> projections,
+      int offset) = nullptr;
+
+  // Writes k [B, Hkv, L, Dh] and v into the buffers keys [B, Hkv, T, Dh] and
+  // values from row `at` on, and attends to their first `num_keys` rows. May
+  // change the buffers in place: nobody else may read those rows of them.
+  AppendedAttention (*append_attention)(const mx::array& q,
+                                        const mx::array& k,
+                                        const mx::array& v,
+                                        const mx::array& keys,
+                                        const mx::array& values,
+                                        int at,
+                                        int num_keys,
+                                        const AttentionParameters& parameters) =
+      nullptr;
+
+  // heads [B, H, L, Dv] as attention leaves them, x [B, L, D] -> [B, L, D].
+  mx::array (*finish_layer)(const mx::array& heads,
+                            const mx::array& x,
+                            const LayerEnd& end) = nullptr;
+
   // The sum of the chosen experts' answers, each times its score. x [B, L, D],
   // indices and scores [B, L, k] -> [B, L, D].
   mx::array (*expert_mlp)(const mx::array& x,
@@ -155,7 +213,50 @@ struct Table {
   // Final norm (may be null) and vocabulary projection. x [B, L, D] ->
   // [B, L, V].
   mx::array (*head)(const mx::array& x, const Norm* norm, const Linear& linear);
+
+  // logits - log(sum(exp(logits))) along the last axis.
+  mx::array (*log_softmax)(const mx::array& logits);
+  // The first index of the largest along the last axis, uint32.
+  mx::array (*argmax)(const mx::array& x);
+
+  // Both may be null. prepare() makes an implementation's own form of the
+  // weights and lets go of the arrays: those in `linear` are remade when
+  // somebody evaluates them. embed() reads rows of a prepared table: tokens
+  // [...] ->
+  // [..., K] float32.
+  void (*prepare)(Linear& linear) = nullptr;
+  mx::array (*embed)(const Linear& table, const mx::array& tokens) = nullptr;
 };
+
+std::vector<mx::array> norm_heads(const Table& table,
+                                  const mx::array& x,
+                                  const Norm* norm,
+                                  std::span<const HeadProjection> projections,
+                                  int offset);
+
+AppendedAttention append_attention(const Table& table,
+                                   const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   const mx::array& keys,
+                                   const mx::array& values,
+                                   int at,
+                                   int num_keys,
+                                   const AttentionParameters& parameters);
+
+mx::array finish_layer(const Table& table,
+                       const mx::array& heads,
+                       const mx::array& x,
+                       const LayerEnd& end);
+
+// How the CPU multiplies with quantized weights: exact with float32
+// activations, fast with activations rounded to integers (docs/PERFORMANCE.md).
+enum class CpuMode { exact, fast };
+
+// Of the environment variable MLX_LM_CPU_MODE at first; throws Error{argument}
+// if that is neither.
+CpuMode cpu_mode();
+void set_cpu_mode(CpuMode mode);
 
 // The table in use: the fastest for the default device, or the one that the
 // environment variable MLX_LM_KERNELS names. Throws Error{argument} if there is

@@ -1,5 +1,8 @@
 #include "models/decoder.h"
 
+#include <cstdint>
+#include <map>
+
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
@@ -41,6 +44,15 @@ Decoder::Decoder(ArchSpec spec,
       config_(std::move(checkpoint.config)),
       dtype_(activation_dtype(checkpoint, spec_.prefix + "embed_tokens")),
       embedding_{.weight = mx::array(0.0f)} {
+  bind_weights(checkpoint, adapter, options);
+  // The last others who have them.
+  checkpoint.weights.clear();
+  if (!options.lazy) prepare_weights();
+}
+
+void Decoder::bind_weights(Checkpoint& checkpoint,
+                           const Adapter* adapter,
+                           const LoadOptions& options) {
   WeightBinder weights(checkpoint, dtype_, adapter);
   embedding_ = weights.embedding(
       spec_.prefix + "embed_tokens", spec_.vocabulary_size, spec_.hidden_size);
@@ -59,6 +71,60 @@ Decoder::Decoder(ArchSpec spec,
     auto arrays = weights.derived();
     for (const auto& parameter : parameters_) arrays.push_back(parameter.value);
     mx::eval(std::move(arrays));
+  }
+}
+
+// Layer by layer, so that no more than one is held twice. What is part of a
+// fused tensor stays as it is.
+void Decoder::prepare_weights() {
+  auto prepare = kernels::table().prepare;
+  if (prepare == nullptr) return;
+  std::map<std::uintptr_t, Parameter*> by_id;
+  for (auto& parameter : parameters_) {
+    by_id.emplace(parameter.value.id(), &parameter);
+  }
+  auto prepare_one = [&](kernels::Linear& linear) {
+    auto find = [&](const mx::array& array) -> Parameter* {
+      auto found = by_id.find(array.id());
+      return found == by_id.end() ? nullptr : found->second;
+    };
+    Parameter* weight = find(linear.weight);
+    Parameter* scales = linear.scales ? find(*linear.scales) : nullptr;
+    Parameter* zeros = linear.zeros ? find(*linear.zeros) : nullptr;
+    if (weight == nullptr || (linear.scales && scales == nullptr) ||
+        (linear.zeros && zeros == nullptr)) {
+      return;
+    }
+    prepare(linear);
+    weight->value = linear.weight;
+    if (scales != nullptr) scales->value = *linear.scales;
+    if (zeros != nullptr) zeros->value = *linear.zeros;
+  };
+  auto prepare_mlp = [&](nn::Mlp& mlp) {
+    if (mlp.gate) prepare_one(*mlp.gate);
+    prepare_one(mlp.up);
+    prepare_one(mlp.down);
+  };
+  // An embedding that is nothing else is only looked up in.
+  prepare_one(own_head_ ? *own_head_ : embedding_);
+  for (auto& layer : layers_) {
+    for (auto* each : {&layer.attention.q,
+                       &layer.attention.k,
+                       &layer.attention.v,
+                       &layer.attention.o}) {
+      prepare_one(*each);
+    }
+    if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
+      prepare_mlp(*mlp);
+      continue;
+    }
+    auto& experts = std::get<nn::Experts>(layer.mlp);
+    for (auto* each :
+         {&experts.router, &experts.gate, &experts.up, &experts.down}) {
+      prepare_one(*each);
+    }
+    if (experts.shared) prepare_mlp(*experts.shared);
+    if (experts.shared_gate) prepare_one(*experts.shared_gate);
   }
 }
 
@@ -178,6 +244,22 @@ mx::array Decoder::run(const Layer& layer,
                        const mx::array& x,
                        Cache* cache) const {
   const auto* attention_norm = pointer(layer.attention_norm);
+  const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
+  if (dense != nullptr && !spec_.parallel) {
+    return kernels::finish_layer(
+        kernels::table(),
+        layer.attention.attend(x, attention_norm, cache),
+        x,
+        {.out = &layer.attention.o,
+         .out_norm = pointer(layer.attention_output_norm),
+         .mlp_norm = pointer(layer.mlp_norm),
+         .gate = dense->gate ? &*dense->gate : nullptr,
+         .up = &dense->up,
+         .down = &dense->down,
+         .down_norm = pointer(layer.mlp_output_norm),
+         .activation = dense->activation,
+         .scale = spec_.residual_scale});
+  }
   auto h = layer.attention(
       x,
       attention_norm,

@@ -57,6 +57,10 @@ class Decoder : public Model {
                    int hidden_size) const;
   nn::Experts make_experts(WeightBinder& weights,
                            const std::string& path) const;
+  void bind_weights(Checkpoint& checkpoint,
+                    const Adapter* adapter,
+                    const LoadOptions& options);
+  void prepare_weights();
   mx::array run(const Layer& layer, const mx::array& x, Cache* cache) const;
   mx::array finish_logits(mx::array logits) const;
 

@@ -28,7 +28,12 @@ struct Attention {
   AttendSpec spec;
 
   // x [B, L, D], `norm` (may be null) comes first; `cache` null: x is all there
-  // is. Returns [B, L, D].
+  // is. Returns the heads' answers [B, H, L, Dv].
+  mx::array attend(const mx::array& x,
+                   const kernels::Norm* norm,
+                   Cache* cache) const;
+
+  // The same with the output projection: [B, L, D].
   mx::array operator()(const mx::array& x,
                        const kernels::Norm* norm,
                        Cache* cache,

@@ -68,6 +68,10 @@ mx::array dequantized_weight(const kernels::Linear& linear) {
 mx::array embed(const kernels::Linear& table,
                 const mx::array& tokens,
                 mx::Dtype dtype) {
+  const auto& kernels = kernels::table();
+  if (table.prepared && kernels.embed != nullptr && !table.low_rank) {
+    return mx::astype(kernels.embed(table, tokens), dtype);
+  }
   auto rows = table;
   rows.weight = take_rows(table.weight, tokens);
   if (table.scales) rows.scales = take_rows(*table.scales, tokens);

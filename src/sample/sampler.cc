@@ -6,6 +6,7 @@
 
 #include <mlxlm/sample.h>
 
+#include "kernels/seam.h"
 #include "sample/check.h"
 #include "sample/filters.h"
 
@@ -30,7 +31,7 @@ void check(const SamplerOptions& options) {
 }
 
 mx::array most_probable(const mx::array& logprobs) {
-  return mx::argmax(logprobs, -1);
+  return kernels::table().argmax(logprobs);
 }
 
 }  // namespace

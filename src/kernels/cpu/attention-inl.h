@@ -15,37 +15,33 @@ inline constexpr int kQueryTile = kLanes == 16 ? 8 : 4;
 inline constexpr float kNothing = -__builtin_inff();
 
 struct AttentionScratch {
-  float* queries;  // [head_size, kQueryTile], scaled
+  float* queries;  // [tiles][head_size][kQueryTile], scaled
+  float* rows;     // [num_rows, head_size], scaled
   float* keys;     // [kKeyBlock / kLanes][head_size][kLanes]
   float* scores;   // [kQueryTile, kKeyBlock]
-  float* rows;     // [kQueryTile, head_size], scaled
 };
 
-static std::size_t attention_scratch_floats(int head_size, int) {
-  return static_cast<std::size_t>(head_size) * (2 * kQueryTile + kKeyBlock) +
-         kQueryTile * kKeyBlock + 64;
+static int padded_rows(int num_rows) {
+  return (num_rows + kQueryTile - 1) / kQueryTile * kQueryTile;
 }
 
-static AttentionScratch split_scratch(float* scratch, int head_size) {
+static std::size_t attention_scratch_floats(int head_size, int num_rows) {
+  return static_cast<std::size_t>(head_size) *
+             (2 * padded_rows(num_rows) + kKeyBlock) +
+         kQueryTile * kKeyBlock;
+}
+
+static AttentionScratch split_scratch(float* scratch,
+                                      int head_size,
+                                      int num_rows) {
+  const std::size_t floats =
+      static_cast<std::size_t>(head_size) * padded_rows(num_rows);
   AttentionScratch s;
   s.queries = scratch;
-  s.keys = s.queries + head_size * kQueryTile;
+  s.rows = s.queries + floats;
+  s.keys = s.rows + floats;
   s.scores = s.keys + head_size * kKeyBlock;
-  s.rows = s.scores + kQueryTile * kKeyBlock;
   return s;
-}
-
-static inline float dot(const float* a, const float* b, int size) {
-  Floats sum = {};
-  int i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    sum += load(a + i) * load(b + i);
-  }
-  float total = sum_of(sum);
-  for (; i < size; ++i) {
-    total += a[i] * b[i];
-  }
-  return total;
 }
 
 // Keys [first, first + count) transposed, zeros behind them.
@@ -68,39 +64,72 @@ static void transpose_keys(const AttentionTask& t,
   }
 }
 
+// scores[i, j] of kFew rows with a block of keys where they lie: each key is
+// read once.
+template <int kFew>
+static void few_scores(const AttentionTask& t,
+                       const float* rows,
+                       int first,
+                       int count,
+                       float* scores) {
+  for (int j = 0; j < count; ++j) {
+    const float* key = t.k + (first + j) * t.key_stride;
+    Floats sum[kFew] = {};
+    int d = 0;
+    for (; d + kLanes <= t.head_size; d += kLanes) {
+      const Floats k = load(key + d);
+      unroll<kFew>(
+          [&]<int i>() { sum[i] += k * load(rows + i * t.head_size + d); });
+    }
+    float total[kFew];
+    unroll<kFew>([&]<int i>() { total[i] = sum_of(sum[i]); });
+    for (; d < t.head_size; ++d) {
+      unroll<kFew>(
+          [&]<int i>() { total[i] += key[d] * rows[i * t.head_size + d]; });
+    }
+    unroll<kFew>([&]<int i>() { scores[i * kKeyBlock + j] = total[i]; });
+  }
+}
+
 // scores[i, j] of kQueryTile queries with a block of transposed keys.
-static void tile_scores(const AttentionScratch& s, int head_size, int count) {
+static void tile_scores(const float* queries,
+                        const float* block,
+                        int head_size,
+                        int count,
+                        float* scores) {
   for (int j = 0; j < count; j += kLanes) {
-    const float* keys = s.keys + (j / kLanes) * head_size * kLanes;
+    const float* keys = block + (j / kLanes) * head_size * kLanes;
     Floats sum[kQueryTile] = {};
     for (int d = 0; d < head_size; ++d) {
       Floats key = load(keys + d * kLanes);
-      const float* q = s.queries + d * kQueryTile;
+      const float* q = queries + d * kQueryTile;
       unroll<kQueryTile>([&]<int i>() { sum[i] += key * q[i]; });
     }
     unroll<kQueryTile>(
-        [&]<int i>() { store(sum[i], s.scores + i * kKeyBlock + j); });
+        [&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
   }
 }
 
 // Softcap and masks of one query's block of scores; the largest that is left.
 static float finish_scores(
-    const AttentionTask& t, int query, int first, int count, float* scores) {
+    const AttentionTask& t, int row, int first, int count, float* scores) {
+  const int query = row % t.num_queries;
   if (t.softcap > 0.0f) {
     for (int j = 0; j < count; j += kLanes) {
       store(tanh_of(load(scores + j) / t.softcap) * t.softcap, scores + j);
     }
   }
-  const std::ptrdiff_t row = query * t.mask_query_stride;
+  const std::ptrdiff_t mask =
+      row / t.num_queries * t.mask_head_stride + query * t.mask_query_stride;
   if (t.mask_bool != nullptr) {
     for (int j = 0; j < count; ++j) {
-      if (!t.mask_bool[row + (first + j) * t.mask_key_stride]) {
+      if (!t.mask_bool[mask + (first + j) * t.mask_key_stride]) {
         scores[j] = kNothing;
       }
     }
   } else if (t.mask_add != nullptr) {
     for (int j = 0; j < count; ++j) {
-      scores[j] += t.mask_add[row + (first + j) * t.mask_key_stride];
+      scores[j] += t.mask_add[mask + (first + j) * t.mask_key_stride];
     }
   }
   if (t.causal) {
@@ -161,71 +190,113 @@ static void add_values(const AttentionTask& t,
   });
 }
 
-// The tile's scaled queries, row by row and transposed.
-static void load_queries(const AttentionTask& t,
-                         int first,
-                         int count,
-                         const AttentionScratch& s) {
-  for (int i = 0; i < kQueryTile; ++i) {
+// The scaled queries, row by row and in transposed tiles.
+static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
+  const int num_rows = t.num_rows();
+  for (int row = 0; row < padded_rows(num_rows); ++row) {
+    float* tile =
+        s.queries +
+        static_cast<std::size_t>(row / kQueryTile) * kQueryTile * t.head_size +
+        row % kQueryTile;
+    const float* q = t.q + row / t.num_queries * t.head_stride +
+                     row % t.num_queries * t.query_stride;
     for (int d = 0; d < t.head_size; ++d) {
-      float value =
-          i < count ? t.q[(first + i) * t.query_stride + d] * t.scale : 0.0f;
-      s.queries[d * kQueryTile + i] = value;
-      s.rows[i * t.head_size + d] = value;
+      const float value = row < num_rows ? q[d] * t.scale : 0.0f;
+      tile[d * kQueryTile] = value;
+      s.rows[static_cast<std::size_t>(row) * t.head_size + d] = value;
     }
   }
 }
 
+// The end of the keys that rows [first, end) see.
+static int last_key(const AttentionTask& t, int first, int end) {
+  if (!t.causal) return t.end_key;
+  // Where the rows are of several heads, the last query may be among them.
+  const bool one_head = first / t.num_queries == (end - 1) / t.num_queries;
+  const int query = one_head ? (end - 1) % t.num_queries : t.num_queries - 1;
+  const int seen = t.causal_end + query;
+  return seen < t.end_key ? seen : t.end_key;
+}
+
+// Adds what `num_rows` rows from `first_row` on make of a block's scores.
+static void add_block(const AttentionTask& t,
+                      int first_row,
+                      int num_rows,
+                      int first,
+                      int count,
+                      float* all_scores) {
+  for (int i = 0; i < num_rows; ++i) {
+    const int row = first_row + i;
+    float* scores = all_scores + i * kKeyBlock;
+    const float before = t.largest[row];
+    float largest = finish_scores(t, row, first, count, scores);
+    largest = largest > before ? largest : before;
+    if (largest == kNothing) continue;  // all masked so far
+    const float rescale =
+        before == kNothing ? 0.0f : __builtin_expf(before - largest);
+    t.largest[row] = largest;
+    t.sum[row] = t.sum[row] * rescale + exponentiate(scores, largest);
+    add_values(t,
+               scores,
+               first,
+               count,
+               rescale,
+               t.out + static_cast<std::size_t>(row) * t.value_size);
+  }
+}
+
+static void few_rows_scores(const AttentionTask& t,
+                            const float* rows,
+                            int first,
+                            int count,
+                            float* scores) {
+  switch (t.num_rows()) {
+    case 1:
+      return few_scores<1>(t, rows, first, count, scores);
+    case 2:
+      return few_scores<2>(t, rows, first, count, scores);
+    case 3:
+      return few_scores<3>(t, rows, first, count, scores);
+    default:
+      return few_scores<4>(t, rows, first, count, scores);
+  }
+}
+
 static void attention(const AttentionTask& t, float* scratch) {
-  const AttentionScratch s = split_scratch(scratch, t.head_size);
-  for (int first_query = 0; first_query < t.num_queries;
-       first_query += kQueryTile) {
-    int queries = t.num_queries - first_query;
-    queries = queries < kQueryTile ? queries : kQueryTile;
-    load_queries(t, first_query, queries, s);
-    for (int i = 0; i < queries; ++i) {
-      t.largest[first_query + i] = kNothing;
-      t.sum[first_query + i] = 0.0f;
-      float* out = t.out + (first_query + i) * t.value_size;
-      for (int d = 0; d < t.value_size; ++d) {
-        out[d] = 0.0f;
-      }
+  // A transposed block pays for itself from some rows on.
+  constexpr int kFewRows = 4;
+  const int num_rows = t.num_rows();
+  const AttentionScratch s = split_scratch(scratch, t.head_size, num_rows);
+  load_queries(t, s);
+  for (int row = 0; row < num_rows; ++row) {
+    t.largest[row] = kNothing;
+    t.sum[row] = 0.0f;
+  }
+  const std::size_t floats = static_cast<std::size_t>(num_rows) * t.value_size;
+  for (std::size_t i = 0; i < floats; ++i) {
+    t.out[i] = 0.0f;
+  }
+  const int end = last_key(t, 0, num_rows);
+  for (int first = t.first_key; first < end; first += kKeyBlock) {
+    const int all = end - first < kKeyBlock ? end - first : kKeyBlock;
+    if (num_rows <= kFewRows) {
+      few_rows_scores(t, s.rows, first, all, s.scores);
+      add_block(t, 0, num_rows, first, all, s.scores);
+      continue;
     }
-    int end = t.end_key;
-    if (t.causal && t.causal_end + first_query + queries - 1 < end) {
-      end = t.causal_end + first_query + queries - 1;
-    }
-    for (int first = t.first_key; first < end; first += kKeyBlock) {
-      const int count = end - first < kKeyBlock ? end - first : kKeyBlock;
-      // A transposed block pays for itself from a few queries on.
-      if (queries > 2) {
-        transpose_keys(t, first, count, s.keys);
-        tile_scores(s, t.head_size, count);
-      } else {
-        for (int i = 0; i < queries; ++i) {
-          for (int j = 0; j < count; ++j) {
-            s.scores[i * kKeyBlock + j] = dot(s.rows + i * t.head_size,
-                                              t.k + (first + j) * t.key_stride,
-                                              t.head_size);
-          }
-        }
-      }
-      for (int i = 0; i < queries; ++i) {
-        const int query = first_query + i;
-        float* scores = s.scores + i * kKeyBlock;
-        const float before = t.largest[query];
-        float largest = finish_scores(t, query, first, count, scores);
-        largest = largest > before ? largest : before;
-        if (largest == kNothing) {
-          continue;  // all masked so far
-        }
-        const float rescale =
-            before == kNothing ? 0.0f : __builtin_expf(before - largest);
-        t.largest[query] = largest;
-        t.sum[query] = t.sum[query] * rescale + exponentiate(scores, largest);
-        add_values(
-            t, scores, first, count, rescale, t.out + query * t.value_size);
-      }
+    transpose_keys(t, first, all, s.keys);
+    for (int row = 0; row < num_rows; row += kQueryTile) {
+      const int rows =
+          num_rows - row < kQueryTile ? num_rows - row : kQueryTile;
+      const int left = last_key(t, row, row + rows) - first;
+      const int count = left < all ? left : all;
+      if (count <= 0) continue;
+      tile_scores(s.queries + static_cast<std::size_t>(row) * t.head_size,
+                  s.keys,
+                  t.head_size,
+                  count,
+                  s.scores);
+      add_block(t, row, rows, first, count, s.scores);
     }
   }
 }

@@ -95,6 +95,19 @@ void BoundNorm::apply(std::span<const mx::array> inputs,
                });
 }
 
+std::optional<BoundNorm> bind(const Norm* norm,
+                              std::vector<mx::array>& inputs) {
+  if (norm == nullptr) return std::nullopt;
+  return BoundNorm(*norm, inputs);
+}
+
+bool suits(const mx::array& x, std::span<const Linear* const> linears) {
+  return x.dtype() == mx::float32 &&
+         std::all_of(linears.begin(), linears.end(), [](const Linear* l) {
+           return !l->low_rank;
+         });
+}
+
 GateFunction gate_function(Activation activation) {
   switch (activation) {
     case Activation::silu:

@@ -46,11 +46,31 @@ class BoundNorm {
 
 GateFunction gate_function(Activation activation);
 
+std::optional<BoundNorm> bind(const Norm* norm, std::vector<mx::array>& inputs);
+
+// Whether float32 activations go through packed weights here; adapters run
+// unfused, beside the base weights, in plain MLX.
+bool suits(const mx::array& x, std::span<const Linear* const> linears);
+
 // The operations of more than one file.
 mx::array attention(const mx::array& q,
                     const mx::array& k,
                     const mx::array& v,
                     const AttentionParameters& parameters);
+
+mx::array quantized_attention(const mx::array& q,
+                              const QuantizedTensor& k,
+                              const QuantizedTensor& v,
+                              const AttentionParameters& parameters);
+
+AppendedAttention append_attention(const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   const mx::array& keys,
+                                   const mx::array& values,
+                                   int at,
+                                   int num_keys,
+                                   const AttentionParameters& parameters);
 
 mx::array norm_rope(const mx::array& x,
                     int num_heads,
@@ -58,9 +78,21 @@ mx::array norm_rope(const mx::array& x,
                     const Rope* rope,
                     int offset);
 
+std::vector<mx::array> norm_heads(const mx::array& x,
+                                  const Norm* norm,
+                                  std::span<const HeadProjection> projections,
+                                  int offset);
+
+mx::array finish_layer(const mx::array& heads,
+                       const mx::array& x,
+                       const LayerEnd& end);
+
 mx::array expert_mlp(const mx::array& x,
                      const Experts& experts,
                      const mx::array& indices,
                      const mx::array& scores);
+
+mx::array log_softmax(const mx::array& logits);
+mx::array argmax(const mx::array& x);
 
 }  // namespace mlxlm::kernels::cpu

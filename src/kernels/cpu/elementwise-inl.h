@@ -145,6 +145,102 @@ static void gate(float* gate,
   });
 }
 
+static float largest(const float* x, std::size_t size) {
+  Floats most = splat(-__builtin_inff());
+  std::size_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    most = maximum(most, load(x + i));
+  }
+  float result = largest_of(most);
+  for (; i < size; ++i) {
+    result = x[i] > result ? x[i] : result;
+  }
+  return result;
+}
+
+static float sum_of_exponentials(const float* x,
+                                 std::size_t size,
+                                 float shift) {
+  Floats sum = {};
+  std::size_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    sum += exponential(load(x + i) - shift);
+  }
+  float result = sum_of(sum);
+  for (; i < size; ++i) {
+    result += __builtin_expf(x[i] - shift);
+  }
+  return result;
+}
+
+static void subtract(const float* x, std::size_t size, float shift, float* y) {
+  for (std::size_t i = 0; i < size; ++i) {
+    y[i] = x[i] - shift;
+  }
+}
+
+// Where a word holds whole elements.
+template <int kBits>
+static void dequantize_words(const std::uint32_t* words,
+                             const float* scales,
+                             const float* zeros,
+                             int size,
+                             int group_size,
+                             float* out) {
+  constexpr int kPerWord = 32 / kBits;
+  constexpr std::uint32_t kMask = (std::uint64_t{1} << kBits) - 1;
+  for (int c = 0; c < size; c += group_size) {
+    const float scale = *scales++;
+    const float zero = *zeros++;
+    for (int i = 0; i < group_size / kPerWord; ++i) {
+      const std::uint32_t word = *words++;
+      for (int e = 0; e < kPerWord; ++e) {
+        *out++ =
+            static_cast<float>(static_cast<int>(word >> (e * kBits) & kMask)) *
+                scale +
+            zero;
+      }
+    }
+  }
+}
+
+static void dequantize(const std::uint32_t* words,
+                       const float* scales,
+                       const float* zeros,
+                       int size,
+                       int group_size,
+                       int bits,
+                       float* out) {
+  switch (bits) {
+    case 2:
+      return dequantize_words<2>(words, scales, zeros, size, group_size, out);
+    case 4:
+      return dequantize_words<4>(words, scales, zeros, size, group_size, out);
+    case 8:
+      return dequantize_words<8>(words, scales, zeros, size, group_size, out);
+    default:
+      break;
+  }
+  for (int c = 0; c < size; ++c) {
+    const int bit = c * bits;
+    std::uint64_t two = words[bit / 32];
+    if (bit % 32 + bits > 32) {
+      two |= static_cast<std::uint64_t>(words[bit / 32 + 1]) << 32;
+    }
+    const auto q = static_cast<int>(two >> (bit % 32) & ((1u << bits) - 1));
+    const int group = c / group_size;
+    out[c] = static_cast<float>(q) * scales[group] + zeros[group];
+  }
+}
+
+static void scale_add(const float* x, int size, float factor, float* y) {
+  for_each_vector(size, [&](int i, int count) {
+    store_some(load_some(x + i, count) + load_some(y + i, count) * factor,
+               y + i,
+               count);
+  });
+}
+
 static void add_scaled(const float* x, int size, float factor, float* y) {
   for_each_vector(size, [&](int i, int count) {
     store_some(load_some(y + i, count) + load_some(x + i, count) * factor,

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/elementwise-inl.h"
+#include "kernels/cpu/integer-inl.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul-inl.h"
 
@@ -18,9 +19,18 @@ static const IsaKernels kKernels = {
     matvec,
     pack_tile,
     matmul,
+    integer_tile_rows,
+    max_integer_tile_rows,
+    round_rows,
+    integer_matmul,
     rms_norm,
     layer_norm,
     gate,
+    largest,
+    sum_of_exponentials,
+    subtract,
+    dequantize,
+    scale_add,
     add_scaled,
     rotate,
     attention,

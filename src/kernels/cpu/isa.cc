@@ -9,8 +9,10 @@ namespace mlxlm::kernels::cpu {
 namespace {
 
 const IsaKernels& choose() {
-  const IsaKernels* all[] = {
-      avx512_kernels(), avx2_kernels(), portable_kernels()};
+  const IsaKernels* all[] = {avx512vnni_kernels(),
+                             avx512_kernels(),
+                             avx2_kernels(),
+                             portable_kernels()};
   const char* wanted = std::getenv("MLX_LM_CPU_ISA");
   std::string names;
   for (const IsaKernels* each : all) {

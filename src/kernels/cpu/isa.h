@@ -19,7 +19,7 @@ enum class ScaleFormat : std::uint8_t { f32, f16, bf16 };
 // A matrix [num_rows, num_columns] in panels of kPanelRows rows, the last one
 // filled up with zeros. Integer formats, per panel and group of columns: 16
 // scales, 16 zeros, then words of 32 bits, each with the elements of one row in
-// consecutive columns (lowest bits first), 16 rows side by side. Other formats,
+// consecutive columns (see element_bit()), 16 rows side by side. Other formats,
 // per panel and column: 16 elements.
 struct PanelMatrix {
   const std::byte* data = nullptr;
@@ -34,6 +34,21 @@ struct PanelMatrix {
   int num_panels() const { return (num_rows + kPanelRows - 1) / kPanelRows; }
 };
 
+// The lowest bit of the i-th element of a word: four consecutive elements lie
+// in the four bytes, so that one shift and one mask make bytes of them.
+constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
+
+// Rows of activations as integers: x ~ step * n with a step per row and group
+// of columns. n has 8 bits in one plane of bytes, or 16 in two, n = 256 * high
+// + low with signed bytes.
+struct IntegerTile {
+  const std::uint32_t* quads;  // [planes, num_columns / 4, rows]: four columns
+  const float* steps;          // [groups, rows]
+  const float* sums;           // [groups, rows]: of step * n
+  int rows = 0;                // as integer_tile_rows() has them
+  int planes = 1;
+};
+
 enum class GateFunction : std::uint8_t {
   silu,
   gelu,
@@ -43,16 +58,18 @@ enum class GateFunction : std::uint8_t {
   relu_squared
 };
 
-// Attention of one query head over keys [first_key, end_key) of its key head,
-// for queries that lie `query_stride` floats apart. Masks are read where
-// mask_bool or mask_add is set.
+// Attention of the heads that share a key head over its keys [first_key,
+// end_key). Row i is query i % num_queries of head i / num_queries. Masks are
+// read where mask_bool or mask_add is set.
 struct AttentionTask {
   const float* q = nullptr;
   const float* k = nullptr;
   const float* v = nullptr;
+  std::ptrdiff_t head_stride = 0;  // of queries, in floats
   std::ptrdiff_t query_stride = 0;
   std::ptrdiff_t key_stride = 0;
   std::ptrdiff_t value_stride = 0;
+  int num_heads = 1;
   int num_queries = 0;
   int head_size = 0;
   int value_size = 0;
@@ -65,13 +82,16 @@ struct AttentionTask {
   float softcap = 0.0f;
   const bool* mask_bool = nullptr;
   const float* mask_add = nullptr;
+  std::ptrdiff_t mask_head_stride = 0;
   std::ptrdiff_t mask_query_stride = 0;
   std::ptrdiff_t mask_key_stride = 0;
-  // Not normalized: per query the largest score, the sum of exponentials
-  // relative to it, and the weighted values [num_queries, value_size].
+  // Not normalized: per row the largest score, the sum of exponentials
+  // relative to it, and the weighted values [num_rows, value_size].
   float* largest = nullptr;
   float* sum = nullptr;
   float* out = nullptr;
+
+  int num_rows() const { return num_heads * num_queries; }
 };
 
 struct IsaKernels {
@@ -114,6 +134,29 @@ struct IsaKernels {
                  float* y,
                  std::size_t y_stride);
 
+  // The number of rows that an IntegerTile of `num_rows` is padded to, and the
+  // most it can have.
+  int (*integer_tile_rows)(int num_rows, int planes);
+  int (*max_integer_tile_rows)(int planes);
+  // x [num_rows, num_columns] -> a tile with that many rows, padded with zeros.
+  void (*round_rows)(const float* x,
+                     int num_rows,
+                     int num_columns,
+                     int group_size,
+                     int tile_rows,
+                     int planes,
+                     std::uint32_t* quads,
+                     float* steps,
+                     float* sums);
+  // As matmul, for integer formats. The tile has the matrix's groups.
+  void (*integer_matmul)(const PanelMatrix& w,
+                         const IntegerTile& tile,
+                         int num_x_rows,
+                         int begin,
+                         int end,
+                         float* y,
+                         std::size_t y_stride);
+
   // weight and bias may be null.
   void (*rms_norm)(
       const float* x, int size, const float* weight, float eps, float* y);
@@ -127,6 +170,22 @@ struct IsaKernels {
   // gate[i] = function(gate[i]) * up[i], or function(gate[i]) if up is null.
   void (*gate)(float* gate, const float* up, int size, GateFunction function);
 
+  // The largest of x, the sum of exp(x - shift), and x[i] - shift.
+  float (*largest)(const float* x, std::size_t size);
+  float (*sum_of_exponentials)(const float* x, std::size_t size, float shift);
+  void (*subtract)(const float* x, std::size_t size, float shift, float* y);
+
+  // A row as MLX quantizes it: a stream of bits, lowest first -> [size].
+  void (*dequantize)(const std::uint32_t* words,
+                     const float* scales,
+                     const float* zeros,
+                     int size,
+                     int group_size,
+                     int bits,
+                     float* out);
+
+  // y[i] = x[i] + y[i] * factor.
+  void (*scale_add)(const float* x, int size, float factor, float* y);
   // y[i] += x[i] * factor.
   void (*add_scaled)(const float* x, int size, float factor, float* y);
 
@@ -137,20 +196,21 @@ struct IsaKernels {
                  int size,
                  bool interleaved);
 
-  // `scratch` has attention_scratch_floats(head_size) floats.
+  // `scratch` has attention_scratch_floats() floats.
   void (*attention)(const AttentionTask& task, float* scratch);
-  std::size_t (*attention_scratch_floats)(int head_size, int value_size);
+  std::size_t (*attention_scratch_floats)(int head_size, int num_rows);
 };
 
 inline constexpr int kMaxVectorRows = 4;
 
 // The instruction sets compiled in; null where this machine lacks them.
+const IsaKernels* avx512vnni_kernels();
 const IsaKernels* avx512_kernels();
 const IsaKernels* avx2_kernels();
 const IsaKernels* portable_kernels();
 
-// The best one here, or the one named by MLX_LM_CPU_ISA (avx512, avx2,
-// portable). Throws Error{argument} for a name this machine can't run.
+// The best one here, or the one named by MLX_LM_CPU_ISA (avx512vnni, avx512,
+// avx2, portable). Throws Error{argument} for a name this machine can't run.
 const IsaKernels& isa_kernels();
 
 }  // namespace mlxlm::kernels::cpu

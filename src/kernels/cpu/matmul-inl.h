@@ -23,7 +23,7 @@ struct IntegerElement {
   // Element i of each word as 1 + q / 2^b.
   template <int i>
   static inline Floats get(Words words) {
-    constexpr int kShift = 23 - kBits - i * kBits;
+    constexpr int kShift = 23 - kBits - element_bit(kBits, i);
     if constexpr (kShift >= 0) {
       words = words << kShift;
     } else {

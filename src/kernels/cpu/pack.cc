@@ -195,6 +195,16 @@ void fill_scales(const PanelMatrix& m,
   }
 }
 
+// Eight elements of 4 bits, or four of 8, from MLX's order to ours.
+std::uint32_t reordered(int bits, std::uint32_t word) {
+  if (bits == 8) return word;
+  auto spread = [](std::uint32_t four) {
+    four = (four | four << 8) & 0x00ff00ffu;
+    return (four | four << 4) & 0x0f0f0f0fu;
+  };
+  return spread(word & 0xffffu) | spread(word >> 16) << 4;
+}
+
 // Panel `panel` of the expert whose first row in the source is `base_row`.
 void fill_integer_panel(const PanelMatrix& m,
                         const Source& source,
@@ -219,8 +229,13 @@ void fill_integer_panel(const PanelMatrix& m,
         const std::byte* row =
             bytes_of(source.weight) + (first_row + r) * row_bytes;
         std::uint32_t word = 0;
-        for (int e = 0; e < per_word; ++e) {
-          word |= element_at(row, source.bits, c + e) << (e * bits + spare);
+        if (bits >= 4 && spare == 0) {
+          std::memcpy(&word, row + c * bits / 8, 4);
+          word = reordered(bits, word);
+        }
+        for (int e = 0; e < per_word && (bits < 4 || spare != 0); ++e) {
+          word |= element_at(row, source.bits, c + e)
+                  << (element_bit(bits, e) + spare);
         }
         std::memcpy(out + r * 4, &word, 4);
       }
@@ -250,8 +265,6 @@ void fill_float_panel(const PanelMatrix& m,
 
 }  // namespace
 
-void PackedLinear::FreeAligned::operator()(std::byte* p) const { std::free(p); }
-
 std::shared_ptr<const PackedLinear> PackedLinear::make(const Linear& linear) {
   Plan plan = make_plan(linear);
   PanelMatrix& shape = plan.shape;
@@ -262,12 +275,13 @@ std::shared_ptr<const PackedLinear> PackedLinear::make(const Linear& linear) {
 
   auto result = std::make_shared<PackedLinear>();
   result->num_bytes_ = matrix_bytes * experts;
+  result->restorable_ = !linear.quantized() || plan.source.bits > 0;
+  result->storage_.emplace(
+      mx::allocator::malloc(result->num_bytes_ + kAlignment));
+  void* memory = result->storage_->buffer().raw_ptr();
+  std::size_t space = result->num_bytes_ + kAlignment;
   auto* storage = static_cast<std::byte*>(
-      std::aligned_alloc(kAlignment, std::max(result->num_bytes_, kAlignment)));
-  if (storage == nullptr) {
-    throw std::bad_alloc();
-  }
-  result->storage_.reset(storage);
+      std::align(kAlignment, result->num_bytes_, memory, space));
   std::memset(storage, 0, result->num_bytes_);
   parallel_for(experts * panels, [&](int i) {
     const std::size_t base_row =

@@ -3,14 +3,18 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
+
+#include <mlx/allocator.h>
 
 #include "kernels/cpu/isa.h"
 #include "kernels/seam.h"
 
 namespace mlxlm::kernels::cpu {
 
-// One matrix, or a stack of experts, in panels; owns its memory.
+// One matrix, or a stack of experts, in panels; owns its memory, which is MLX's
+// and counted by it.
 class PackedLinear {
  public:
   // Packs every format that a Linear can have. Evaluates its arrays.
@@ -26,16 +30,31 @@ class PackedLinear {
   }
   std::size_t nbytes() const { return num_bytes_; }
 
- private:
-  struct FreeAligned {
-    void operator()(std::byte* p) const;
-  };
+  // Whether restore() gives back what was packed: the formats that become
+  // 16-bit floats don't.
+  bool is_restorable() const { return restorable_; }
+  // Sets weight, scales and zeros of `linear` to arrays that are made of the
+  // packed form when somebody evaluates them.
+  static void restore(std::shared_ptr<const PackedLinear> packed,
+                      Linear& linear);
 
-  std::unique_ptr<std::byte, FreeAligned> storage_;
+  // Row `row` of the (first) matrix in float32.
+  void read_row(int row, float* out) const;
+
+ private:
+  std::optional<mx::allocator::Data> storage_;
   std::size_t num_bytes_ = 0;
+  bool restorable_ = false;
   std::vector<PanelMatrix> matrices_;
   std::vector<float> bias_;
 };
+
+// Packs `linear` and lets go of its arrays, as restore() has it. Leaves adapted
+// layers and those that can't be restored alone.
+void prepare(Linear& linear);
+
+// Rows of a packed table: tokens [...] -> [..., K] float32.
+mx::array embed(const Linear& table, const mx::array& tokens);
 
 // The packed form of `linear`, made at the first call and kept in it.
 std::shared_ptr<const PackedLinear> packed(const Linear& linear);

@@ -2,17 +2,20 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/seam.h"
 
 namespace mlxlm::kernels::cpu {
 namespace {
 
 struct SumsTag {};
 struct TilesTag {};
+struct QuadsTag {};
 
 // A run of panels of one product.
 struct Piece {
@@ -143,16 +146,153 @@ void project_many(const float* x,
   });
 }
 
+// Of bytes, so 16 bits: that changes next to nothing, where 8 bits change the
+// most probable token of one text position in 30 (docs/PERFORMANCE.md).
+constexpr int kPlanes = 2;
+
+// x in tiles of integers, for one size of groups.
+class IntegerRows {
+ public:
+  IntegerRows(const float* x,
+              int num_rows,
+              int num_columns,
+              int group_size,
+              std::size_t first_float)
+      : x_(x),
+        num_rows_(num_rows),
+        num_columns_(num_columns),
+        group_size_(group_size),
+        rows_per_tile_(
+            std::min(isa_kernels().max_integer_tile_rows(kPlanes), num_rows)),
+        first_float_(first_float) {}
+
+  int num_tiles() const {
+    return (num_rows_ + rows_per_tile_ - 1) / rows_per_tile_;
+  }
+  int rows_per_tile() const { return rows_per_tile_; }
+  int rows_in(int t) const {
+    return std::min(rows_per_tile_, num_rows_ - t * rows_per_tile_);
+  }
+  int group_size() const { return group_size_; }
+  std::size_t num_floats() const { return tile_floats() * num_tiles(); }
+
+  void fill(int t, float* memory) const {
+    const IntegerTile tile = this->tile(t, memory);
+    isa_kernels().round_rows(
+        x_ + static_cast<std::size_t>(t) * rows_per_tile_ * num_columns_,
+        rows_in(t),
+        num_columns_,
+        group_size_,
+        tile.rows,
+        kPlanes,
+        const_cast<std::uint32_t*>(tile.quads),
+        const_cast<float*>(tile.steps),
+        const_cast<float*>(tile.sums));
+  }
+
+  IntegerTile tile(int t, const float* memory) const {
+    const int rows = isa_kernels().integer_tile_rows(rows_in(t), kPlanes);
+    const std::size_t groups =
+        static_cast<std::size_t>(num_columns_ / group_size_) * rows;
+    const float* base = memory + first_float_ + t * tile_floats();
+    IntegerTile tile;
+    tile.steps = base;
+    tile.sums = base + groups;
+    tile.quads = reinterpret_cast<const std::uint32_t*>(base + 2 * groups);
+    tile.rows = rows;
+    tile.planes = kPlanes;
+    return tile;
+  }
+
+ private:
+  std::size_t tile_floats() const {
+    const int rows = isa_kernels().integer_tile_rows(rows_per_tile_, kPlanes);
+    return static_cast<std::size_t>(rows) *
+           (2 * (num_columns_ / group_size_) + kPlanes * num_columns_ / 4);
+  }
+
+  const float* x_;
+  int num_rows_;
+  int num_columns_;
+  int group_size_;
+  int rows_per_tile_;
+  std::size_t first_float_;  // of the memory that all share
+};
+
+void project_integers(const float* x,
+                      int num_rows,
+                      int num_columns,
+                      std::span<const Product> products) {
+  const IsaKernels& isa = isa_kernels();
+  std::vector<IntegerRows> kinds;  // one per size of groups
+  std::vector<int> kind_of;        // of each product
+  std::size_t floats = 0;
+  for (const Product& each : products) {
+    const int group_size = each.matrix->group_size;
+    auto found =
+        std::find_if(kinds.begin(), kinds.end(), [&](const IntegerRows& kind) {
+          return kind.group_size() == group_size;
+        });
+    kind_of.push_back(static_cast<int>(found - kinds.begin()));
+    if (found == kinds.end()) {
+      kinds.emplace_back(x, num_rows, num_columns, group_size, floats);
+      floats += kinds.back().num_floats();
+    }
+  }
+  float* memory = scratch<QuadsTag>(floats);
+  const int num_tiles = kinds[0].num_tiles();
+  parallel_for(num_tiles, [&](int t) {
+    for (const auto& kind : kinds) kind.fill(t, memory);
+  });
+  run(split(products, num_columns), [&](const Piece& piece) {
+    const Product& p = *piece.product;
+    const IntegerRows& rows = kinds[kind_of[piece.product - products.data()]];
+    const std::size_t stride = p.matrix->num_rows;
+    for (int t = 0; t < num_tiles; ++t) {
+      isa.integer_matmul(*p.matrix,
+                         rows.tile(t, memory),
+                         rows.rows_in(t),
+                         piece.begin,
+                         piece.end,
+                         p.y + t * rows.rows_per_tile() * stride,
+                         stride);
+    }
+    add_bias(piece, num_rows);
+  });
+}
+
+void project_floats(const float* x,
+                    int num_rows,
+                    int num_columns,
+                    std::span<const Product> products) {
+  if (num_rows <= kMaxVectorRows) {
+    project_few(x, num_rows, num_columns, products);
+  } else {
+    project_many(x, num_rows, num_columns, products);
+  }
+}
+
 }  // namespace
 
 void project(const float* x,
              int num_rows,
              int num_columns,
              std::span<const Product> products) {
-  if (num_rows <= kMaxVectorRows) {
-    project_few(x, num_rows, num_columns, products);
-  } else {
-    project_many(x, num_rows, num_columns, products);
+  if (cpu_mode() == CpuMode::exact) {
+    return project_floats(x, num_rows, num_columns, products);
+  }
+  auto is_integer = [](const Product& p) {
+    return p.matrix->format <= ElementFormat::u8;
+  };
+  if (std::all_of(products.begin(), products.end(), is_integer)) {
+    return project_integers(x, num_rows, num_columns, products);
+  }
+  std::vector<Product> integers(products.begin(), products.end());
+  const auto floats =
+      std::stable_partition(integers.begin(), integers.end(), is_integer);
+  project_floats(x, num_rows, num_columns, {floats, integers.end()});
+  if (floats != integers.begin()) {
+    project_integers(x, num_rows, num_columns, {integers.begin(), floats});
   }
 }
 

@@ -15,7 +15,8 @@ struct Product {
 };
 
 // All products of the same x [num_rows, num_columns], rows without gaps. Each
-// weight is read once for up to a tile of rows.
+// weight is read once for up to a tile of rows. In fast mode x is rounded to
+// integers where the weights are.
 void project(const float* x,
              int num_rows,
              int num_columns,

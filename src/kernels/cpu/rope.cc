@@ -1,4 +1,5 @@
-// Norm and rope of queries and keys, in the order that attention reads.
+#include "kernels/cpu/rope.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -34,29 +35,6 @@ std::vector<float> inverse_frequencies(const Rope& rope) {
   return result;
 }
 
-struct RopeTable {
-  std::vector<float> cosines;  // [num_tokens, dimensions / 2]
-  std::vector<float> sines;
-  int half = 0;
-  bool interleaved = false;
-
-  RopeTable(const Rope& rope, int offset, int num_tokens)
-      : half(rope.dimensions / 2), interleaved(rope.traditional) {
-    const std::vector<float> frequencies = inverse_frequencies(rope);
-    const std::size_t size = static_cast<std::size_t>(half) * num_tokens;
-    cosines.resize(size);
-    sines.resize(size);
-    for (int t = 0; t < num_tokens; ++t) {
-      const float position = static_cast<float>(offset + t) * rope.scale;
-      for (int i = 0; i < half; ++i) {
-        const float angle = position * frequencies[i];
-        cosines[t * half + i] = std::cos(angle) * rope.input_scale;
-        sines[t * half + i] = std::sin(angle) * rope.input_scale;
-      }
-    }
-  }
-};
-
 // What a table depends on.
 struct RopeKey {
   int dimensions;
@@ -70,10 +48,38 @@ struct RopeKey {
   bool operator==(const RopeKey&) const = default;
 };
 
+struct NormedTag {};
+
+}  // namespace
+
+RopeTable::RopeTable(const Rope& rope, int offset, int num_tokens)
+    : half(rope.dimensions / 2), interleaved(rope.traditional) {
+  const std::vector<float> frequencies = inverse_frequencies(rope);
+  const std::size_t size = static_cast<std::size_t>(half) * num_tokens;
+  cosines.resize(size);
+  sines.resize(size);
+  for (int t = 0; t < num_tokens; ++t) {
+    const float position = static_cast<float>(offset + t) * rope.scale;
+    for (int i = 0; i < half; ++i) {
+      const float angle = position * frequencies[i];
+      cosines[t * half + i] = std::cos(angle) * rope.input_scale;
+      sines[t * half + i] = std::sin(angle) * rope.input_scale;
+    }
+  }
+}
+
+void RopeTable::rotate(float* x, int token) const {
+  const std::size_t at = static_cast<std::size_t>(token) * half;
+  isa_kernels().rotate(
+      x, cosines.data() + at, sines.data() + at, half, interleaved);
+}
+
 // The layers of one step share a table: the last few made are kept.
-std::shared_ptr<const RopeTable> rope_table(const Rope& rope,
+std::shared_ptr<const RopeTable> rope_table(const Rope* wanted,
                                             int offset,
                                             int num_tokens) {
+  if (wanted == nullptr) return nullptr;
+  const Rope& rope = *wanted;
   struct Entry {
     RopeKey key;
     std::optional<mx::array> freqs;  // kept, so that its id stays its own
@@ -98,8 +104,6 @@ std::shared_ptr<const RopeTable> rope_table(const Rope& rope,
   return kept.back().table;
 }
 
-// Tokens of x [B, L, H * Dh] -> y [B, H, L, Dh], rotated where there is a
-// table.
 void turn(const float* x,
           int batch,
           int tokens,
@@ -114,15 +118,8 @@ void turn(const float* x,
     float* to = y + i / tokens * num_heads * head_stride +
                 static_cast<std::size_t>(token) * head_size;
     for (int h = 0; h < num_heads; ++h) {
-      std::copy(from, from + head_size, to);
-      if (rope != nullptr) {
-        const std::size_t at = static_cast<std::size_t>(token) * rope->half;
-        isa_kernels().rotate(to,
-                             rope->cosines.data() + at,
-                             rope->sines.data() + at,
-                             rope->half,
-                             rope->interleaved);
-      }
+      if (from != to) std::copy(from, from + head_size, to);
+      if (rope != nullptr) rope->rotate(to, token);
       from += head_size;
       to += head_stride;
     }
@@ -135,10 +132,6 @@ void turn(const float* x,
     parallel_for(batch * tokens, one);
   }
 }
-
-struct NormedTag {};
-
-}  // namespace
 
 mx::array norm_rope(const mx::array& x,
                     int num_heads,
@@ -157,7 +150,7 @@ mx::array norm_rope(const mx::array& x,
   if (norm != nullptr) bound.emplace(*norm, inputs);
   const bool over_all_heads =
       norm != nullptr && norm->weight && norm->weight->shape(0) == width;
-  auto table = rope != nullptr ? rope_table(*rope, offset, tokens) : nullptr;
+  auto table = rope_table(rope, offset, tokens);
   return host_op("cpu_norm_rope",
                  {{{batch, num_heads, tokens, head_size}, mx::float32}},
                  std::move(inputs),

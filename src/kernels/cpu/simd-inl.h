@@ -85,25 +85,28 @@ static inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
 static inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 
+// v with lane i in place of lane i ^ distance.
+template <int distance>
+static inline Floats swap_lanes(Floats v) {
+  Ints lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i ^ distance;
+  return __builtin_shuffle(v, lanes);
+}
+
 static inline float sum_of(Floats v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof(v));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lanes[i] += lanes[i + width];
-    }
-  }
-  return lanes[0];
+  if constexpr (kLanes > 8) v += swap_lanes<8 % kLanes>(v);
+  if constexpr (kLanes > 4) v += swap_lanes<4 % kLanes>(v);
+  v += swap_lanes<2>(v);
+  v += swap_lanes<1>(v);
+  return v[0];
 }
 
 static inline float largest_of(Floats v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof(v));
-  float largest = lanes[0];
-  for (int i = 1; i < kLanes; ++i) {
-    largest = lanes[i] > largest ? lanes[i] : largest;
-  }
-  return largest;
+  if constexpr (kLanes > 8) v = maximum(v, swap_lanes<8 % kLanes>(v));
+  if constexpr (kLanes > 4) v = maximum(v, swap_lanes<4 % kLanes>(v));
+  v = maximum(v, swap_lanes<2>(v));
+  v = maximum(v, swap_lanes<1>(v));
+  return v[0];
 }
 
 // exp(x), to about one unit in the last place; 0 below -103 or so.

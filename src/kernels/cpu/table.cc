@@ -20,20 +20,7 @@ namespace {
 struct NormalizedTag {};
 struct UpTag {};
 
-std::optional<BoundNorm> bind(const Norm* norm,
-                              std::vector<mx::array>& inputs) {
-  if (norm == nullptr) return std::nullopt;
-  return BoundNorm(*norm, inputs);
-}
-
 bool suits(const mx::array& x) { return x.dtype() == mx::float32; }
-
-// Adapters run unfused, beside the base weights, in plain MLX.
-bool suits(const mx::array& x, std::span<const Linear* const> linears) {
-  return suits(x) && std::all_of(linears.begin(),
-                                 linears.end(),
-                                 [](const Linear* l) { return !l->low_rank; });
-}
 
 std::size_t rows_of(const mx::array& x) { return x.size() / x.shape(-1); }
 
@@ -75,7 +62,7 @@ mx::array norm(const mx::array& x, const Norm& norm) {
 std::vector<mx::array> norm_linear(const mx::array& x,
                                    const Norm* norm,
                                    std::span<const Linear* const> linears) {
-  if (!suits(x, linears)) {
+  if (!cpu::suits(x, linears)) {
     return reference_table().norm_linear(x, norm, linears);
   }
   std::vector<std::shared_ptr<const PackedLinear>> weights;
@@ -112,7 +99,7 @@ mx::array linear_residual(const mx::array& x,
                           const mx::array* residual,
                           float scale) {
   const Linear* const linears[] = {&linear};
-  if (!suits(x, linears) || (residual != nullptr && !suits(*residual))) {
+  if (!cpu::suits(x, linears) || (residual != nullptr && !suits(*residual))) {
     return reference_table().linear_residual(
         x, linear, post_norm, residual, scale);
   }
@@ -154,7 +141,7 @@ mx::array norm_gated_mlp(const mx::array& x,
                          Activation activation) {
   std::vector<const Linear*> linears{&up};
   if (gate != nullptr) linears.push_back(gate);
-  if (!suits(x, linears)) {
+  if (!cpu::suits(x, linears)) {
     return reference_table().norm_gated_mlp(x, norm, gate, up, activation);
   }
   std::vector<std::shared_ptr<const PackedLinear>> weights;
@@ -196,23 +183,6 @@ mx::array norm_gated_mlp(const mx::array& x,
       })[0];
 }
 
-// MLX's quantized products are slow on the CPU: restoring the numbers first is
-// not, and takes the memory of one layer.
-mx::array quantized_attention(const mx::array& q,
-                              const QuantizedTensor& k,
-                              const QuantizedTensor& v,
-                              const AttentionParameters& parameters) {
-  if (!suits(q)) {
-    return reference_table().quantized_attention(q, k, v, parameters);
-  }
-  auto restored = [](const QuantizedTensor& t) {
-    return mx::astype(
-        mx::dequantize(t.data, t.scales, t.zeros, t.group_size, t.bits),
-        mx::float32);
-  };
-  return attention(q, restored(k), restored(v), parameters);
-}
-
 mx::array head(const mx::array& x, const Norm* norm, const Linear& linear) {
   const Linear* const linears[] = {&linear};
   return norm_linear(x, norm, linears)[0];
@@ -223,6 +193,10 @@ mx::array head(const mx::array& x, const Norm* norm, const Linear& linear) {
 
 const Table& cpu_table() {
   static const Table kTable = [] {
+    // Wrong names in the environment are reported here and not where the
+    // kernels run.
+    cpu::isa_kernels();
+    cpu_mode();
     Table table = reference_table();
     table.name = "cpu";
     table.norm = cpu::norm;
@@ -230,10 +204,17 @@ const Table& cpu_table() {
     table.linear_residual = cpu::linear_residual;
     table.norm_gated_mlp = cpu::norm_gated_mlp;
     table.norm_rope = cpu::norm_rope;
+    table.norm_heads = cpu::norm_heads;
     table.attention = cpu::attention;
     table.quantized_attention = cpu::quantized_attention;
+    table.append_attention = cpu::append_attention;
+    table.finish_layer = cpu::finish_layer;
     table.expert_mlp = cpu::expert_mlp;
     table.head = cpu::head;
+    table.log_softmax = cpu::log_softmax;
+    table.argmax = cpu::argmax;
+    table.prepare = cpu::prepare;
+    table.embed = cpu::embed;
     return table;
   }();
   return kTable;

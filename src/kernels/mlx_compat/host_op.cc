@@ -1,5 +1,7 @@
 #include "kernels/mlx_compat/host_op.h"
 
+#include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -13,8 +15,14 @@ namespace {
 
 class HostPrimitive : public mx::Primitive {
  public:
-  HostPrimitive(mx::Stream stream, const char* name, HostFunction function)
-      : mx::Primitive(stream), name_(name), function_(std::move(function)) {}
+  HostPrimitive(mx::Stream stream,
+                const char* name,
+                std::vector<int> takes_over,
+                HostFunction function)
+      : mx::Primitive(stream),
+        name_(name),
+        takes_over_(std::move(takes_over)),
+        function_(std::move(function)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs,
                 std::vector<mx::array>& outputs) override {
@@ -26,8 +34,13 @@ class HostPrimitive : public mx::Primitive {
       encoder.set_input_array(input);
       weak_inputs.push_back(mx::array::unsafe_weak_copy(input));
     }
-    for (auto& output : outputs) {
-      output.set_data(mx::allocator::malloc(output.nbytes()));
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      auto& output = outputs[i];
+      if (takes_over_[i] >= 0) {
+        take_over(inputs[takes_over_[i]], output);
+      } else {
+        output.set_data(mx::allocator::malloc(output.nbytes()));
+      }
       encoder.set_output_array(output);
       weak_outputs.push_back(mx::array::unsafe_weak_copy(output));
     }
@@ -45,7 +58,40 @@ class HostPrimitive : public mx::Primitive {
   const char* name() const override { return name_; }
 
  private:
+  void take_over(const mx::array& input, mx::array& output) {
+    if (input.flags().row_contiguous) {
+      output.copy_shared_buffer(input);
+      return;
+    }
+    output.set_data(mx::allocator::malloc(output.nbytes()));
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [from = mx::array::unsafe_weak_copy(input),
+         to = mx::array::unsafe_weak_copy(output)]() mutable {
+          copy_bytes(from, to.data<char>());
+        });
+  }
+
+  // The elements in row-major order.
+  static void copy_bytes(const mx::array& from, char* to) {
+    const std::size_t size = from.itemsize();
+    mx::Shape at(from.ndim(), 0);
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      std::int64_t element = 0;
+      for (std::size_t axis = 0; axis < from.ndim(); ++axis) {
+        element += at[axis] * from.strides(axis);
+      }
+      std::memcpy(to + i * size,
+                  from.data<char>() + element * static_cast<std::int64_t>(size),
+                  size);
+      for (int axis = static_cast<int>(from.ndim()) - 1; axis >= 0; --axis) {
+        if (++at[axis] < from.shape(axis)) break;
+        at[axis] = 0;
+      }
+    }
+  }
+
   const char* name_;
+  std::vector<int> takes_over_;  // per output
   HostFunction function_;
 };
 
@@ -57,12 +103,17 @@ std::vector<mx::array> host_op(const char* name,
                                HostFunction function) {
   std::vector<mx::Shape> shapes;
   std::vector<mx::Dtype> dtypes;
+  std::vector<int> takes_over;
   for (auto& output : outputs) {
     shapes.push_back(std::move(output.shape));
     dtypes.push_back(output.dtype);
+    takes_over.push_back(output.takes_over);
   }
-  auto primitive = std::make_shared<HostPrimitive>(
-      mx::default_stream(mx::Device::cpu), name, std::move(function));
+  auto primitive =
+      std::make_shared<HostPrimitive>(mx::default_stream(mx::Device::cpu),
+                                      name,
+                                      std::move(takes_over),
+                                      std::move(function));
   return mx::array::make_arrays(
       std::move(shapes), dtypes, std::move(primitive), std::move(inputs));
 }

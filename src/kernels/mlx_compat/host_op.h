@@ -15,6 +15,10 @@ namespace mx = mlx::core;
 struct HostOutput {
   mx::Shape shape;
   mx::Dtype dtype;
+  // The input whose buffer this output takes over, with its content, if it is
+  // row-contiguous (else its content is copied); -1: none. For callers who know
+  // that nobody reads what the function changes.
+  int takes_over = -1;
 };
 
 // Called on MLX's stream thread when the inputs have values; fills the

@@ -1,0 +1,108 @@
+#include "kernels/composite.h"
+
+#include <mlx/mlx.h>
+
+namespace mlxlm::kernels {
+namespace composite {
+namespace {
+
+mx::array with_rows(const mx::array& buffer, const mx::array& rows, int at) {
+  mx::Shape start(4, 0);
+  mx::Shape stop = buffer.shape();
+  start[2] = at;
+  stop[2] = at + rows.shape(2);
+  return mx::slice_update(buffer, rows, std::move(start), std::move(stop));
+}
+
+mx::array first_rows(const mx::array& buffer, int count) {
+  mx::Shape stop = buffer.shape();
+  stop[2] = count;
+  return mx::slice(buffer, mx::Shape(4, 0), std::move(stop));
+}
+
+}  // namespace
+
+std::vector<mx::array> norm_heads(const Table& table,
+                                  const mx::array& x,
+                                  const Norm* norm,
+                                  std::span<const HeadProjection> projections,
+                                  int offset) {
+  std::vector<const Linear*> linears;
+  for (const auto& each : projections) linears.push_back(each.linear);
+  auto made = table.norm_linear(x, norm, linears);
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    const auto& p = projections[i];
+    made[i] = table.norm_rope(made[i], p.num_heads, p.norm, p.rope, offset);
+  }
+  return made;
+}
+
+AppendedAttention append_attention(const Table& table,
+                                   const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   const mx::array& keys,
+                                   const mx::array& values,
+                                   int at,
+                                   int num_keys,
+                                   const AttentionParameters& parameters) {
+  auto all_keys = with_rows(keys, k, at);
+  auto all_values = with_rows(values, v, at);
+  return {table.attention(q,
+                          first_rows(all_keys, num_keys),
+                          first_rows(all_values, num_keys),
+                          parameters),
+          all_keys,
+          all_values};
+}
+
+mx::array finish_layer(const Table& table,
+                       const mx::array& heads,
+                       const mx::array& x,
+                       const LayerEnd& end) {
+  auto rows = x.shape(1) > 1 ? mx::transpose(heads, {0, 2, 1, 3}) : heads;
+  rows = mx::reshape(rows, {x.shape(0), x.shape(1), -1});
+  auto h = table.linear_residual(rows, *end.out, end.out_norm, &x, end.scale);
+  auto hidden =
+      table.norm_gated_mlp(h, end.mlp_norm, end.gate, *end.up, end.activation);
+  return table.linear_residual(hidden, *end.down, end.down_norm, &h, end.scale);
+}
+
+}  // namespace composite
+
+std::vector<mx::array> norm_heads(const Table& table,
+                                  const mx::array& x,
+                                  const Norm* norm,
+                                  std::span<const HeadProjection> projections,
+                                  int offset) {
+  return table.norm_heads != nullptr
+             ? table.norm_heads(x, norm, projections, offset)
+             : composite::norm_heads(table, x, norm, projections, offset);
+}
+
+AppendedAttention append_attention(const Table& table,
+                                   const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   const mx::array& keys,
+                                   const mx::array& values,
+                                   int at,
+                                   int num_keys,
+                                   const AttentionParameters& parameters) {
+  return table.append_attention != nullptr
+             ? table.append_attention(
+                   q, k, v, keys, values, at, num_keys, parameters)
+             : composite::append_attention(
+                   table, q, k, v, keys, values, at, num_keys, parameters);
+}
+
+mx::array finish_layer(const Table& table,
+                       const mx::array& heads,
+                       const mx::array& x,
+                       const LayerEnd& end) {
+  return table.finish_layer != nullptr
+             ? table.finish_layer(heads, x, end)
+             : composite::finish_layer(table, heads, x, end);
+}
+
+}  // namespace mlxlm::kernels

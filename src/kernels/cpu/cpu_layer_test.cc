@@ -1,0 +1,290 @@
+// The fused operations, those on logits, and fast mode.
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/cpu_test_support.h"
+#include "kernels/seam.h"
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels {
+namespace {
+
+using cpu_test::CpuKernels;
+using cpu_test::dense;
+using cpu_test::error_of;
+using cpu_test::quantized;
+using cpu_test::random;
+
+constexpr float kTolerance = 2e-5f;
+
+class CpuLayer : public CpuKernels {};
+
+TEST_F(CpuLayer, HeadsWithNormsAndRopes) {
+  Norm first{NormKind::rms, random({32}), std::nullopt, 1e-6f};
+  Norm per_head{NormKind::rms, random({12}), std::nullopt, 1e-6f};
+  Norm whole{NormKind::rms, random({36}), std::nullopt, 1e-6f};
+  Rope rope{.dimensions = 12};
+  Rope partial{.dimensions = 8, .traditional = true};
+  Linear q = quantized(36, 32, 4, 32);
+  Linear k = dense(36, 32, mx::float32, /*bias=*/true);
+  Linear v = quantized(24, 32, 8, 32);
+  const HeadProjection projections[] = {{&q, 3, &per_head, &rope},
+                                        {&k, 3, &whole, &partial},
+                                        {&v, 2, nullptr, nullptr}};
+  for (int batch : {1, 2}) {
+    for (int tokens : {1, 2, 19}) {
+      auto x = random({batch, tokens, 32});
+      auto actual = norm_heads(cpu_, x, &first, projections, 5);
+      auto expected = norm_heads(reference_, x, &first, projections, 5);
+      for (int i : {0, 1, 2}) {
+        EXPECT_LT(error_of(actual[i], expected[i]), 1e-4f)
+            << tokens << " tokens, projection " << i;
+      }
+    }
+  }
+}
+
+TEST_F(CpuLayer, TheEndOfALayer) {
+  Norm norm{NormKind::rms, random({40}), std::nullopt, 1e-6f};
+  Linear out = quantized(40, 96, 4, 32);
+  Linear gate = dense(64, 40, mx::bfloat16);
+  Linear up = dense(64, 40, mx::float32, /*bias=*/true);
+  Linear down = quantized(40, 64, 6, 32);
+  for (bool gated : {true, false}) {
+    for (bool normed : {true, false}) {
+      LayerEnd end{.out = &out,
+                   .out_norm = normed ? &norm : nullptr,
+                   .mlp_norm = normed ? &norm : nullptr,
+                   .gate = gated ? &gate : nullptr,
+                   .up = &up,
+                   .down = &down,
+                   .down_norm = normed ? &norm : nullptr,
+                   .activation = Activation::silu,
+                   .scale = 0.5f};
+      for (auto [batch, tokens] : {std::pair{1, 1}, {2, 1}, {2, 9}, {1, 600}}) {
+        auto heads = random({batch, 3, tokens, 32});
+        auto x = random({batch, tokens, 40});
+        EXPECT_LT(error_of(finish_layer(cpu_, heads, x, end),
+                           finish_layer(reference_, heads, x, end)),
+                  5e-5f)
+            << batch << " x " << tokens;
+      }
+    }
+  }
+}
+
+TEST_F(CpuLayer, AppendedRowsAreSeenAndKept) {
+  auto buffer = random({2, 2, 40, 16});
+  auto values = random({2, 2, 40, 24});
+  mx::eval(buffer, values);
+  auto own_keys = mx::add(buffer, mx::array(0.0f));
+  auto own_values = mx::add(values, mx::array(0.0f));
+  AttentionParameters parameters;
+  parameters.scale = 0.25f;
+  int used = 3;
+  for (int tokens : {1, 5, 1, 1, 20}) {
+    auto q = random({2, 6, tokens, 16});
+    auto k = random({2, 2, tokens, 16});
+    auto v = random({2, 2, tokens, 24});
+    auto actual = append_attention(
+        cpu_, q, k, v, own_keys, own_values, used, used + tokens, parameters);
+    auto expected = append_attention(
+        reference_, q, k, v, buffer, values, used, used + tokens, parameters);
+    EXPECT_LT(error_of(actual.out, expected.out), kTolerance) << tokens;
+    EXPECT_TRUE(mx::array_equal(actual.keys, expected.keys).item<bool>());
+    EXPECT_TRUE(mx::array_equal(actual.values, expected.values).item<bool>());
+    own_keys = actual.keys;
+    own_values = actual.values;
+    buffer = expected.keys;
+    values = expected.values;
+    used += tokens;
+  }
+}
+
+TEST_F(CpuLayer, AppendingToABufferThatLiesOtherwise) {
+  // Token by token: [B, T, H, D] seen as [B, H, T, D].
+  auto keys = mx::transpose(random({1, 8, 2, 4}), {0, 2, 1, 3});
+  auto values = mx::transpose(random({1, 8, 2, 4}), {0, 2, 1, 3});
+  auto q = random({1, 2, 1, 4});
+  auto k = random({1, 2, 1, 4});
+  auto actual = append_attention(cpu_, q, k, k, keys, values, 5, 6, {});
+  auto expected = append_attention(reference_, q, k, k, keys, values, 5, 6, {});
+  EXPECT_LT(error_of(actual.out, expected.out), kTolerance);
+  EXPECT_TRUE(mx::array_equal(actual.keys, expected.keys).item<bool>());
+}
+
+TEST_F(CpuLayer, QuantizedCachesOfAllBits) {
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (auto [queries, keys] : {std::pair{1, 1}, {1, 700}, {70, 600}}) {
+      auto quantize_rows = [&](int num_keys) {
+        auto parts = mx::quantize(random({2, 2, num_keys + 9, 64}), 32, bits);
+        auto first = [&](const mx::array& x) {
+          auto stop = x.shape();
+          stop[2] = num_keys;
+          return mx::slice(x, {0, 0, 0, 0}, stop);
+        };
+        return QuantizedTensor{
+            first(parts[0]), first(parts[1]), first(parts[2]), 32, bits};
+      };
+      auto q = random({2, 6, queries, 64});
+      auto k = quantize_rows(keys);
+      auto v = quantize_rows(keys);
+      AttentionParameters parameters;
+      parameters.scale = 0.2f;
+      for (bool masked : {false, true}) {
+        if (masked) {
+          parameters.mask =
+              causal_mask(queries, keys, keys - queries, /*window=*/30);
+        }
+        EXPECT_LT(error_of(cpu_.quantized_attention(q, k, v, parameters),
+                           reference_.quantized_attention(q, k, v, parameters)),
+                  5e-5f)
+            << bits << " bits, " << keys << " keys";
+      }
+    }
+  }
+}
+
+TEST_F(CpuLayer, PreparedWeightsComeBackAsTheyWere) {
+  auto same = [](const mx::array& a, const mx::array& b) {
+    return a.dtype() == b.dtype() && mx::array_equal(a, b).item<bool>();
+  };
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
+      Linear linear = quantized(37, 64, bits, 32, dtype);
+      const Linear before = linear;
+      cpu_.prepare(linear);
+      EXPECT_NE(linear.weight.id(), before.weight.id());
+      EXPECT_TRUE(same(linear.weight, before.weight)) << bits;
+      EXPECT_TRUE(same(*linear.scales, *before.scales)) << bits;
+      EXPECT_TRUE(same(*linear.zeros, *before.zeros)) << bits;
+    }
+  }
+  for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
+    Linear linear = dense(19, 33, dtype);
+    auto before = linear.weight;
+    cpu_.prepare(linear);
+    EXPECT_TRUE(same(linear.weight, before));
+  }
+  Linear stack = cpu_test::quantize(random({3, 20, 64}), 4, 32);
+  auto before = stack.weight;
+  cpu_.prepare(stack);
+  EXPECT_TRUE(same(stack.weight, before));
+  // Floating-point formats stay.
+  Linear floating = quantized(16, 64, 4, 32, mx::float32, "mxfp4");
+  before = floating.weight;
+  cpu_.prepare(floating);
+  EXPECT_EQ(floating.weight.id(), before.id());
+}
+
+TEST_F(CpuLayer, RowsOfPreparedTables) {
+  auto tokens = mx::array({3, 0, 18, 3}, {2, 2});
+  for (int bits : {3, 4, 8}) {
+    Linear table = quantized(19, 64, bits, 32);
+    auto expected = mx::take(
+        mx::dequantize(table.weight, *table.scales, table.zeros, 32, bits),
+        tokens,
+        0);
+    cpu_.prepare(table);
+    EXPECT_LT(error_of(cpu_.embed(table, tokens), expected), 1e-6f);
+  }
+  Linear table = dense(19, 7, mx::bfloat16);
+  auto expected = mx::astype(mx::take(table.weight, tokens, 0), mx::float32);
+  cpu_.prepare(table);
+  EXPECT_EQ(error_of(cpu_.embed(table, tokens), expected), 0.0f);
+  // What is outside reads nothing.
+  auto stray = cpu_.embed(table, mx::array({19, -20}));
+  EXPECT_TRUE(mx::array_equal(stray, mx::zeros_like(stray)).item<bool>());
+}
+
+TEST_F(CpuLayer, LogSoftmaxAndArgmax) {
+  for (int size : {1, 7, 8192, 20001}) {
+    auto x = random({2, size}, 5.0f);
+    EXPECT_LT(error_of(cpu_.log_softmax(x), reference_.log_softmax(x)),
+              kTolerance)
+        << size;
+    EXPECT_TRUE(
+        mx::array_equal(cpu_.argmax(x), reference_.argmax(x)).item<bool>())
+        << size;
+  }
+  // The first of equals, and infinities.
+  const float inf = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(cpu_.argmax(mx::array({1.0f, 3.0f, 3.0f, -inf})).item<int>(), 1);
+  EXPECT_EQ(cpu_.argmax(mx::array({-inf, -inf})).item<int>(), 0);
+  auto masked = cpu_.log_softmax(mx::array({0.0f, -inf, 0.0f}));
+  EXPECT_TRUE(mx::allclose(mx::exp(masked), mx::array({0.5f, 0.0f, 0.5f}))
+                  .item<bool>());
+}
+
+// Fast mode for a scope.
+struct Fast {
+  CpuMode before = cpu_mode();
+  Fast() { set_cpu_mode(CpuMode::fast); }
+  ~Fast() { set_cpu_mode(before); }
+};
+
+TEST_F(CpuLayer, FastProductsOfAllBitsAndGroups) {
+  Fast fast;
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int group : {32, 64, 128}) {
+      for (auto dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+        Linear linear = quantized(37, 3 * group, bits, group, dtype);
+        const std::vector<const Linear*> linears{&linear};
+        for (int rows : {1, 2, 3, 4, 5, 8, 9, 12, 25}) {
+          auto x = random({1, rows, 3 * group});
+          EXPECT_LT(error_of(cpu_.norm_linear(x, nullptr, linears)[0],
+                             reference_.norm_linear(x, nullptr, linears)[0]),
+                    1e-3f)
+              << bits << " bits, group " << group << ", " << rows << " rows";
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CpuLayer, FastProductsOfMixedLayers) {
+  Fast fast;
+  Linear a = quantized(20, 128, 4, 32);
+  Linear b = dense(33, 128, mx::bfloat16, /*bias=*/true);
+  Linear c = quantized(16, 128, 8, 64);
+  const std::vector<const Linear*> linears{&a, &b, &c};
+  for (int rows : {1, 6}) {
+    auto x = random({1, rows, 128});
+    auto actual = cpu_.norm_linear(x, nullptr, linears);
+    auto expected = reference_.norm_linear(x, nullptr, linears);
+    for (int i : {0, 1, 2}) {
+      EXPECT_LT(error_of(actual[i], expected[i]), 1e-3f) << i;
+    }
+  }
+}
+
+TEST_F(CpuLayer, FastProductsOfExtremeActivations) {
+  Fast fast;
+  Linear linear = quantized(16, 64, 4, 32);
+  const std::vector<const Linear*> linears{&linear};
+  auto product = [&](const mx::array& x) {
+    return cpu_.norm_linear(x, nullptr, linears)[0];
+  };
+  auto zeros = product(mx::zeros({1, 1, 64}));
+  EXPECT_TRUE(mx::array_equal(zeros, mx::zeros_like(zeros)).item<bool>());
+  // Too small to have an inverse: they count as zeros.
+  auto tiny = product(random({1, 3, 64}, 1e-38f));
+  EXPECT_LT(mx::max(mx::abs(tiny)).item<float>(), 1e-35f);
+  for (float scale : {1e-20f, 1e20f}) {
+    auto x = random({1, 3, 64}, scale);
+    auto back = mx::array(1.0f / scale);
+    EXPECT_LT(
+        error_of(
+            mx::multiply(product(x), back),
+            mx::multiply(reference_.norm_linear(x, nullptr, linears)[0], back)),
+        1e-3f)
+        << scale;
+  }
+}
+
+}  // namespace
+}  // namespace mlxlm::kernels

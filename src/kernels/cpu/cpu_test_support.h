@@ -1,0 +1,81 @@
+// What the tests of the CPU's kernels share: random layers, and the difference
+// from the reference.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/seam.h"
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels::cpu_test {
+
+// Skips all where the environment asks for what this machine can't run.
+class CpuKernels : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* isa = std::getenv("MLX_LM_CPU_ISA");
+    const std::string name = isa != nullptr ? isa : "";
+    if ((name == "avx2" && cpu::avx2_kernels() == nullptr) ||
+        (name == "avx512" && cpu::avx512_kernels() == nullptr)) {
+      GTEST_SKIP() << "this machine has no " << name;
+    }
+    mx::set_default_device(mx::Device::cpu);
+    set_cpu_mode(CpuMode::exact);
+    mx::random::seed(7);
+  }
+
+  const Table& cpu_ = cpu_table();
+  const Table& reference_ = reference_table();
+};
+
+inline mx::array random(mx::Shape shape, float scale = 1.0f) {
+  return mx::multiply(mx::random::normal(shape), mx::array(scale));
+}
+
+inline Linear dense(int rows, int columns, mx::Dtype dtype, bool bias = false) {
+  Linear linear{mx::astype(random({rows, columns}, 0.3f), dtype)};
+  if (bias) linear.bias = random({rows});
+  return linear;
+}
+
+inline Linear quantize(const mx::array& weight,
+                       int bits,
+                       int group_size,
+                       const std::string& mode = "affine") {
+  auto parts = mx::quantize(weight, group_size, bits, mode);
+  Linear linear{parts[0]};
+  linear.scales = parts[1];
+  if (parts.size() > 2) linear.zeros = parts[2];
+  linear.bits = bits;
+  linear.group_size = group_size;
+  linear.mode = mode;
+  return linear;
+}
+
+inline Linear quantized(int rows,
+                        int columns,
+                        int bits,
+                        int group_size,
+                        mx::Dtype dtype = mx::float32,
+                        const std::string& mode = "affine") {
+  return quantize(
+      mx::astype(random({rows, columns}, 0.3f), dtype), bits, group_size, mode);
+}
+
+// The largest difference, relative to the root mean square of `expected`, or to
+// 1 where that is smaller.
+inline float error_of(const mx::array& actual, const mx::array& expected) {
+  EXPECT_EQ(actual.shape(), expected.shape());
+  EXPECT_EQ(actual.dtype(), expected.dtype());
+  auto difference = mx::max(mx::abs(mx::subtract(actual, expected)));
+  auto size = mx::sqrt(mx::mean(mx::square(expected)));
+  return mx::divide(difference, mx::maximum(size, mx::array(1.0f)))
+      .item<float>();
+}
+
+}  // namespace mlxlm::kernels::cpu_test

@@ -1,0 +1,273 @@
+// Products of integer weights with activations that are rounded to integers of
+// 8 or 16 bits per group of columns (IntegerTile). Sums within a group are
+// exact; every instruction set has the same.
+#pragma once
+
+#include "kernels/cpu/matmul-inl.h"
+
+namespace mlxlm::kernels::cpu {
+namespace MLXLM_ISA {
+
+typedef std::int8_t Bytes __attribute__((vector_size(kLanes), may_alias));
+typedef std::int16_t Shorts __attribute__((vector_size(4 * kLanes), may_alias));
+
+// sum[i] + the products of the four bytes of weights[i] (unsigned) with the
+// four of x (signed).
+static inline Ints add_byte_products(Ints sum, Words weights, std::uint32_t x) {
+#if defined(__AVX512VNNI__)
+  return (Ints)_mm512_dpbusd_epi32(
+      (__m512i)sum, (__m512i)weights, _mm512_set1_epi32(static_cast<int>(x)));
+#elif defined(__AVX2__)
+  // As pairs of 16 bits, even bytes and odd ones: these sums can't overflow.
+  const Shorts both = (Shorts)(Words{} + x);
+  const Shorts x_even = (both << 8) >> 8;
+  const Shorts x_odd = both >> 8;
+  const Words even = weights & 0x00ff00ffu;
+  const Words odd = (weights >> 8) & 0x00ff00ffu;
+#if defined(__AVX512BW__)
+  sum += (Ints)_mm512_madd_epi16((__m512i)even, (__m512i)x_even);
+  return sum + (Ints)_mm512_madd_epi16((__m512i)odd, (__m512i)x_odd);
+#else
+  sum += (Ints)_mm256_madd_epi16((__m256i)even, (__m256i)x_even);
+  return sum + (Ints)_mm256_madd_epi16((__m256i)odd, (__m256i)x_odd);
+#endif
+#else
+  for (int shift = 0; shift < 32; shift += 8) {
+    const auto byte = static_cast<std::int8_t>(x >> shift);
+    sum += (Ints)((weights >> shift) & 0xffu) * static_cast<int>(byte);
+  }
+  return sum;
+#endif
+}
+
+static inline Floats load_scales(ScaleFormat format, const std::byte* p) {
+  switch (format) {
+    case ScaleFormat::f32:
+      return Scale<ScaleFormat::f32>::get(p);
+    case ScaleFormat::f16:
+      return Scale<ScaleFormat::f16>::get(p);
+    default:
+      return Scale<ScaleFormat::bf16>::get(p);
+  }
+}
+
+template <ElementFormat kFormat, int kRows, int kPlanes>
+static void integer_part(const PanelMatrix& w,
+                         const IntegerTile& x,
+                         int panel,
+                         int part,
+                         Floats (&total)[kRows]) {
+  using E = Element<kFormat>;
+  constexpr int kSteps = 8 / E::kBits;  // vectors of bytes in one of words
+  constexpr std::uint32_t kMask = ((1u << E::kBits) - 1) * 0x01010101u;
+  // Enough independent sums to hide the latency.
+  constexpr int kChains = kRows * kPlanes < 4 ? kSteps : 1;
+  const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
+  // The elements lie at the top of their places.
+  const float unit = 1.0f / static_cast<float>(1 << (E::kBits - w.bits));
+  const int words_per_group = w.group_size / E::kPerWord;
+  const int groups = w.num_columns / w.group_size;
+  const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
+  const std::uint32_t* quad = x.quads;
+  const std::byte* p = w.data + panel * w.panel_bytes;
+  for (int g = 0; g < groups; ++g) {
+    const Floats scale =
+        load_scales(w.scale_format, p + part * kLanes * scale_bytes) * unit;
+    const Floats zero = load_scales(
+        w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
+    p += 2 * kPanelRows * scale_bytes;
+    __builtin_prefetch(p + 1024);
+    Ints sum[kRows][kPlanes][kChains] = {};
+    for (int i = 0; i < words_per_group; ++i) {
+      const Words words = load_words(p + part * kLanes * 4);
+      p += kPanelRows * 4;
+      unroll<kSteps>([&]<int e>() {
+        const Words bytes =
+            kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
+        unroll<kRows>([&]<int m>() {
+          unroll<kPlanes>([&]<int h>() {
+            sum[m][h][e % kChains] = add_byte_products(
+                sum[m][h][e % kChains], bytes, quad[h * plane + m]);
+          });
+        });
+        quad += kRows;
+      });
+    }
+    unroll<kRows>([&]<int m>() {
+      unroll<kPlanes>([&]<int h>() {
+        unroll<kChains - 1>([&]<int c>() { sum[m][h][0] += sum[m][h][c + 1]; });
+      });
+      Ints n = sum[m][0][0];
+      if constexpr (kPlanes == 2) n = (n << 8) + sum[m][1][0];
+      total[m] +=
+          __builtin_convertvector(n, Floats) * (scale * x.steps[g * kRows + m]);
+      total[m] += zero * x.sums[g * kRows + m];
+    });
+  }
+}
+
+template <ElementFormat kFormat, int kRows, int kPlanes>
+static void integer_tile(const PanelMatrix& w,
+                         const IntegerTile& x,
+                         int num_x_rows,
+                         int begin,
+                         int end,
+                         float* y,
+                         std::size_t y_stride) {
+  for (int panel = begin; panel < end; ++panel) {
+    for (int part = 0; part < kParts; ++part) {
+      Floats total[kRows] = {};
+      integer_part<kFormat, kRows, kPlanes>(w, x, panel, part, total);
+      const int first_row = panel * kPanelRows + part * kLanes;
+      unroll<kRows>([&]<int m>() {
+        if (m < num_x_rows) {
+          store_rows(total[m], y + m * y_stride, first_row, w.num_rows);
+        }
+      });
+    }
+  }
+}
+
+// Sums and totals of the largest tile fit the registers.
+inline constexpr int kMaxIntegerRows[] = {kLanes == 16 ? 12 : 4,
+                                          kLanes == 16 ? 8 : 2};
+
+static int max_integer_tile_rows(int planes) {
+  return kMaxIntegerRows[planes - 1];
+}
+
+static int integer_tile_rows(int num_rows, int planes) {
+  for (int rows = 1; rows <= 4; rows *= 2) {
+    if (num_rows <= rows) return rows;
+  }
+  return max_integer_tile_rows(planes);
+}
+
+static void integer_matmul(const PanelMatrix& w,
+                           const IntegerTile& tile,
+                           int num_x_rows,
+                           int begin,
+                           int end,
+                           float* y,
+                           std::size_t y_stride) {
+  auto run = [&]<int kRows, int kPlanes>() {
+    using enum ElementFormat;
+    switch (w.format) {
+      case u2:
+        return integer_tile<u2, kRows, kPlanes>(
+            w, tile, num_x_rows, begin, end, y, y_stride);
+      case u4:
+        return integer_tile<u4, kRows, kPlanes>(
+            w, tile, num_x_rows, begin, end, y, y_stride);
+      default:
+        return integer_tile<u8, kRows, kPlanes>(
+            w, tile, num_x_rows, begin, end, y, y_stride);
+    }
+  };
+  auto with_planes = [&]<int kPlanes>() {
+    switch (tile.rows) {
+      case 1:
+        return run.template operator()<1, kPlanes>();
+      case 2:
+        return run.template operator()<2, kPlanes>();
+      case 4:
+        return run.template operator()<4, kPlanes>();
+      default:
+        return run.template operator()<kMaxIntegerRows[kPlanes - 1], kPlanes>();
+    }
+  };
+  tile.planes == 1 ? with_planes.template operator()<1>()
+                   : with_planes.template operator()<2>();
+}
+
+static inline Floats magnitude(Floats v) {
+  return floats_of(bits_of(v) & 0x7fffffffu);
+}
+
+// Row m of a tile from columns [first, first + group_size) of x; returns the
+// sum of the integers.
+template <int kPlanes>
+static float round_group(const float* x,
+                         float inverse,
+                         int first,
+                         int group_size,
+                         int tile_rows,
+                         int m,
+                         std::size_t plane,
+                         std::uint32_t* quads) {
+  constexpr int kQuads = kLanes / 4;
+  const Floats rounding = splat(12582912.0f);  // 1.5 * 2^23
+  Floats sum = {};
+  for (int c = first; c < first + group_size; c += kLanes) {
+    const Floats whole = (load(x + c) * inverse + rounding) - rounding;
+    sum += whole;
+    const Ints n = __builtin_convertvector(whole, Ints);
+    const Ints high = kPlanes == 2 ? (n + 128) >> 8 : n;
+    auto put = [&](Ints values, std::uint32_t* to) {
+      const Bytes bytes = __builtin_convertvector(values, Bytes);
+      std::uint32_t four[kQuads];
+      std::memcpy(four, &bytes, sizeof(four));
+      for (int i = 0; i < kQuads; ++i) {
+        to[static_cast<std::size_t>(c / 4 + i) * tile_rows + m] = four[i];
+      }
+    };
+    put(high, quads);
+    if constexpr (kPlanes == 2) put(n - (high << 8), quads + plane);
+  }
+  return sum_of(sum);
+}
+
+template <int kPlanes>
+static void round_rows_to(const float* x,
+                          int num_rows,
+                          int num_columns,
+                          int group_size,
+                          int tile_rows,
+                          std::uint32_t* quads,
+                          float* steps,
+                          float* sums) {
+  constexpr float kLargest = kPlanes == 2 ? 127.0f * 256.0f : 127.0f;
+  const std::size_t plane =
+      static_cast<std::size_t>(num_columns / 4) * tile_rows;
+  for (int m = 0; m < tile_rows; ++m) {
+    if (m >= num_rows) {
+      for (int g = 0; g < num_columns / group_size; ++g) {
+        steps[g * tile_rows + m] = sums[g * tile_rows + m] = 0.0f;
+      }
+      for (std::size_t i = 0; i < plane * kPlanes; i += tile_rows) {
+        quads[i + m] = 0;
+      }
+      continue;
+    }
+    const float* row = x + static_cast<std::size_t>(m) * num_columns;
+    for (int c = 0, g = m; c < num_columns; c += group_size, g += tile_rows) {
+      Floats most = {};
+      for (int i = c; i < c + group_size; i += kLanes) {
+        most = maximum(most, magnitude(load(row + i)));
+      }
+      const float largest = largest_of(most);
+      // The inverse of a smaller one would overflow.
+      const float inverse = largest > 1e-30f ? kLargest / largest : 0.0f;
+      steps[g] = largest / kLargest;
+      sums[g] = steps[g] *
+                round_group<kPlanes>(
+                    row, inverse, c, group_size, tile_rows, m, plane, quads);
+    }
+  }
+}
+
+static void round_rows(const float* x,
+                       int num_rows,
+                       int num_columns,
+                       int group_size,
+                       int tile_rows,
+                       int planes,
+                       std::uint32_t* quads,
+                       float* steps,
+                       float* sums) {
+  auto* round = planes == 2 ? round_rows_to<2> : round_rows_to<1>;
+  round(x, num_rows, num_columns, group_size, tile_rows, quads, steps, sums);
+}
+
+}  // namespace MLXLM_ISA
+}  // namespace mlxlm::kernels::cpu

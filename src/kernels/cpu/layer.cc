@@ -1,0 +1,273 @@
+// The two large operations around attention: norm, projections and rope before
+// it; output projection and MLP after it.
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <mlx/mlx.h>
+
+#include "kernels/composite.h"
+#include "kernels/cpu/bind.h"
+#include "kernels/cpu/project.h"
+#include "kernels/cpu/rope.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/mlx_compat/host_op.h"
+#include "kernels/tables.h"
+
+namespace mlxlm::kernels::cpu {
+namespace {
+
+struct NormedTag {};
+struct HeadsTag {};
+struct RowsTag {};
+struct MiddleTag {};
+struct GateTag {};
+struct UpTag {};
+
+using Weights = std::shared_ptr<const PackedLinear>;
+
+// Rows from which element by element work is spread over the threads.
+constexpr int kManyRows = 8;
+// Tokens that finish_layer() takes through the MLP at a time.
+constexpr int kRowsAtATime = 512;
+
+// Calls task(row) for each row, over the threads where there are many.
+template <class Task>
+void for_rows(int num_rows, const Task& task) {
+  if (num_rows < kManyRows) {
+    for (int row = 0; row < num_rows; ++row) task(row);
+  } else {
+    parallel_for(num_rows, task);
+  }
+}
+
+struct BoundHead {
+  Weights weights;
+  int num_heads;
+  std::optional<BoundNorm> norm;
+  bool over_all_heads;
+  std::shared_ptr<const RopeTable> rope;
+};
+
+void run_norm_heads(const std::optional<BoundNorm>& norm,
+                    const std::vector<BoundHead>& heads,
+                    std::span<const mx::array> in,
+                    std::span<mx::array> out) {
+  Rows rows(in[0]);
+  const int batch = in[0].shape(0);
+  const int tokens = in[0].shape(1);
+  const int num_rows = batch * tokens;
+  const int size = in[0].shape(2);
+  const float* x = rows.data();
+  if (norm) {
+    float* normed =
+        scratch<NormedTag>(static_cast<std::size_t>(num_rows) * size);
+    norm->apply(in, x, num_rows, size, normed);
+    x = normed;
+  }
+  // One token's heads lie in the output's order already.
+  const bool in_place = tokens == 1;
+  std::size_t floats = 0;
+  if (!in_place) {
+    for (const auto& each : out) floats += each.size();
+  }
+  float* y = scratch<HeadsTag>(floats);
+  std::vector<Product> products;
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    products.push_back({&heads[i].weights->matrix(),
+                        heads[i].weights->bias(),
+                        in_place ? out[i].data<float>() : y});
+    if (!in_place) y += out[i].size();
+  }
+  project(x, num_rows, size, products);
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    const auto& head = heads[i];
+    const int head_size = out[i].shape(3);
+    float* z = products[i].y;
+    if (head.norm) {
+      const int width =
+          head.over_all_heads ? head.num_heads * head_size : head_size;
+      head.norm->apply(in, z, out[i].size() / width, width, z);
+    }
+    if (!in_place || head.rope) {
+      turn(z,
+           batch,
+           tokens,
+           head.num_heads,
+           head_size,
+           head.rope.get(),
+           out[i].data<float>());
+    }
+  }
+}
+
+// heads [B, H, L, D], of which tokens [first, first + count) of all B * L,
+// -> [count, H * D].
+const float* gather_heads(const mx::array& heads, int first, int count) {
+  const int batch = heads.shape(0);
+  const int num_heads = heads.shape(1);
+  const int tokens = heads.shape(2);
+  const int size = heads.shape(3);
+  const float* from = heads.data<float>();
+  const std::size_t width = static_cast<std::size_t>(num_heads) * size;
+  if (tokens == 1 || (num_heads == 1 && batch == 1)) {
+    return from + first * width;
+  }
+  float* to = scratch<RowsTag>(count * width);
+  for_rows(count, [&](int row) {
+    const int b = (first + row) / tokens;
+    const int token = (first + row) % tokens;
+    for (int h = 0; h < num_heads; ++h) {
+      const float* head =
+          from +
+          ((static_cast<std::size_t>(b) * num_heads + h) * tokens + token) *
+              size;
+      std::copy(head, head + size, to + row * width + h * size);
+    }
+  });
+  return to;
+}
+
+struct BoundEnd {
+  Weights out, gate, up, down;  // gate may be null
+  std::optional<BoundNorm> out_norm, mlp_norm, down_norm;
+  GateFunction function;
+  float scale;
+};
+
+// y = residual + norm(y) * scale for one row.
+void finish_row(const std::optional<BoundNorm>& norm,
+                std::span<const mx::array> in,
+                float scale,
+                const float* residual,
+                int size,
+                float* y) {
+  if (norm) norm->apply(in, y, 1, size, y);
+  isa_kernels().scale_add(residual, size, scale, y);
+}
+
+void run_finish_layer(const BoundEnd& end,
+                      std::span<const mx::array> in,
+                      mx::array& out) {
+  const mx::array& heads = in[0];
+  Rows rows(in[1]);
+  const int width = end.out->matrix().num_rows;
+  const int hidden = end.up->matrix().num_rows;
+  const int heads_width = end.out->matrix().num_columns;
+  const int total = heads.shape(0) * heads.shape(2);
+  const int most = std::min(total, kRowsAtATime);
+  float* middle = scratch<MiddleTag>(static_cast<std::size_t>(most) * width);
+  float* normed = scratch<NormedTag>(static_cast<std::size_t>(most) * width);
+  float* gate = scratch<GateTag>(static_cast<std::size_t>(most) * hidden);
+  float* up = end.gate ? scratch<UpTag>(static_cast<std::size_t>(most) * hidden)
+                       : nullptr;
+  for (int first = 0; first < total; first += most) {
+    const int count = std::min(most, total - first);
+    const float* x = rows.data() + static_cast<std::size_t>(first) * width;
+    float* y = out.data<float>() + static_cast<std::size_t>(first) * width;
+    auto at = [&](auto* p, int row) {
+      return p + static_cast<std::size_t>(row) * width;
+    };
+
+    const Product output{&end.out->matrix(), end.out->bias(), middle};
+    project(
+        gather_heads(heads, first, count), count, heads_width, {&output, 1});
+    for_rows(count, [&](int row) {
+      float* h = at(middle, row);
+      finish_row(end.out_norm, in, end.scale, at(x, row), width, h);
+      if (end.mlp_norm) {
+        end.mlp_norm->apply(in, h, 1, width, at(normed, row));
+      }
+    });
+
+    Product products[2] = {{&end.up->matrix(), end.up->bias(), gate}};
+    if (end.gate) {
+      products[1] = {&end.up->matrix(), end.up->bias(), up};
+      products[0] = {&end.gate->matrix(), end.gate->bias(), gate};
+    }
+    project(end.mlp_norm ? normed : middle,
+            count,
+            width,
+            {products, end.gate ? 2u : 1u});
+    for_rows(count, [&](int row) {
+      const std::size_t i = static_cast<std::size_t>(row) * hidden;
+      isa_kernels().gate(
+          gate + i, up != nullptr ? up + i : nullptr, hidden, end.function);
+    });
+
+    const Product down{&end.down->matrix(), end.down->bias(), y};
+    project(gate, count, hidden, {&down, 1});
+    for_rows(count, [&](int row) {
+      finish_row(
+          end.down_norm, in, end.scale, at(middle, row), width, at(y, row));
+    });
+  }
+}
+
+}  // namespace
+
+std::vector<mx::array> norm_heads(const mx::array& x,
+                                  const Norm* norm,
+                                  std::span<const HeadProjection> projections,
+                                  int offset) {
+  std::vector<const Linear*> linears;
+  for (const auto& each : projections) linears.push_back(each.linear);
+  if (!suits(x, linears)) {
+    return composite::norm_heads(cpu_table(), x, norm, projections, offset);
+  }
+  const int batch = x.shape(0);
+  const int tokens = x.shape(1);
+  std::vector<mx::array> inputs{x};
+  auto bound = bind(norm, inputs);
+  std::vector<BoundHead> heads;
+  std::vector<HostOutput> outputs;
+  for (const auto& each : projections) {
+    auto weights = packed(*each.linear);
+    const int width = weights->matrix().num_rows;
+    outputs.push_back(
+        {{batch, each.num_heads, tokens, width / each.num_heads}, mx::float32});
+    const bool over_all_heads = each.norm != nullptr && each.norm->weight &&
+                                each.norm->weight->shape(0) == width;
+    heads.push_back({std::move(weights),
+                     each.num_heads,
+                     bind(each.norm, inputs),
+                     over_all_heads,
+                     rope_table(each.rope, offset, tokens)});
+  }
+  return host_op("cpu_norm_heads",
+                 std::move(outputs),
+                 std::move(inputs),
+                 [bound, heads = std::move(heads)](auto in, auto out) {
+                   run_norm_heads(bound, heads, in, out);
+                 });
+}
+
+mx::array finish_layer(const mx::array& heads,
+                       const mx::array& x,
+                       const LayerEnd& end) {
+  std::vector<const Linear*> linears{end.out, end.up, end.down};
+  if (end.gate != nullptr) linears.push_back(end.gate);
+  if (!suits(x, linears) || heads.dtype() != mx::float32) {
+    return composite::finish_layer(cpu_table(), heads, x, end);
+  }
+  std::vector<mx::array> inputs{mx::contiguous(heads), x};
+  BoundEnd bound{packed(*end.out),
+                 end.gate != nullptr ? packed(*end.gate) : nullptr,
+                 packed(*end.up),
+                 packed(*end.down),
+                 bind(end.out_norm, inputs),
+                 bind(end.mlp_norm, inputs),
+                 bind(end.down_norm, inputs),
+                 gate_function(end.activation),
+                 end.scale};
+  return host_op("cpu_finish_layer",
+                 {{x.shape(), mx::float32}},
+                 std::move(inputs),
+                 [bound = std::move(bound)](auto in, auto out) {
+                   run_finish_layer(bound, in, out[0]);
+                 })[0];
+}
+
+}  // namespace mlxlm::kernels::cpu

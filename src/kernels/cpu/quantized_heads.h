@@ -1,0 +1,51 @@
+// Keys or values of a quantized cache.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <vector>
+
+#include <mlx/array.h>
+
+namespace mlxlm::kernels::cpu {
+
+namespace mx = mlx::core;
+
+// data [B, H, T, D * bits / 32] with float32 scales and zeros [B, H, T, D /
+// group_size], lying in any way. The arrays must outlive it.
+class QuantizedHeads {
+ public:
+  QuantizedHeads(const mx::array& data,
+                 const mx::array& scales,
+                 const mx::array& zeros,
+                 int group_size,
+                 int bits);
+
+  int num_heads() const { return parts_[0].array->shape(1); }
+  int num_rows() const { return parts_[0].array->shape(2); }
+  int row_size() const { return parts_[1].array->shape(3) * group_size_; }
+
+  // Rows [first, first + count) of a head -> out [count, row_size].
+  void read(int batch_row, int head, int first, int count, float* out) const;
+
+ private:
+  struct Part {
+    const mx::array* array;
+    std::vector<std::byte> copy;  // where the elements of a row lie apart
+    std::array<std::ptrdiff_t, 3> strides;
+
+    explicit Part(const mx::array& x);
+    template <class T>
+    const T* row(int b, int h, int i) const {
+      const auto* base = copy.empty() ? array->data<T>()
+                                      : reinterpret_cast<const T*>(copy.data());
+      return base + b * strides[0] + h * strides[1] + i * strides[2];
+    }
+  };
+
+  std::array<Part, 3> parts_;
+  int group_size_;
+  int bits_;
+};
+
+}  // namespace mlxlm::kernels::cpu

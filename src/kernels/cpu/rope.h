@@ -1,0 +1,39 @@
+// Rotations of queries and keys, and their order.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels::cpu {
+
+// Cosines and sines of a run of positions.
+struct RopeTable {
+  std::vector<float> cosines;  // [num_tokens, dimensions / 2]
+  std::vector<float> sines;
+  int half = 0;
+  bool interleaved = false;
+
+  RopeTable(const Rope& rope, int offset, int num_tokens);
+  // x: one head of one token.
+  void rotate(float* x, int token) const;
+};
+
+// Null for no rope. The layers of one step share a table.
+std::shared_ptr<const RopeTable> rope_table(const Rope* rope,
+                                            int offset,
+                                            int num_tokens);
+
+// Tokens of x [batch, tokens, num_heads * head_size] -> y [batch, num_heads,
+// tokens, head_size], rotated where there is a table. x may be y where there is
+// one token.
+void turn(const float* x,
+          int batch,
+          int tokens,
+          int num_heads,
+          int head_size,
+          const RopeTable* rope,
+          float* y);
+
+}  // namespace mlxlm::kernels::cpu
