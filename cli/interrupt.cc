@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <utility>
 
 #include <unistd.h>
 
@@ -16,9 +15,16 @@ constexpr unsigned kGraceSeconds = 1;
 
 // Lock-free, as handlers must be.
 std::atomic<int> interrupt_count{0};
-std::atomic<CancelToken*> cancelled_by_interrupt{nullptr};
+std::atomic<bool> is_generating{false};
 static_assert(std::atomic<int>::is_always_lock_free);
-static_assert(std::atomic<CancelToken*>::is_always_lock_free);
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+// Never destroyed: the handler may run on any thread at any time. It is set
+// once, because the program ends then.
+CancelToken& interrupt_token() {
+  static auto* token = new CancelToken;
+  return *token;
+}
 
 extern "C" void end_at_once(int) {
   clear_progress_in_handler();
@@ -26,11 +32,10 @@ extern "C" void end_at_once(int) {
 }
 
 extern "C" void handle_interrupt(int signal) {
-  CancelToken* token = cancelled_by_interrupt;
-  if (interrupt_count++ > 0 || token == nullptr) {
+  if (interrupt_count++ > 0 || !is_generating) {
     end_at_once(signal);
   }
-  token->cancel();
+  interrupt_token().cancel();
   ::alarm(kGraceSeconds);
 }
 
@@ -45,6 +50,7 @@ void set_handler(int signal, void (*handler)(int)) {
 }  // namespace
 
 void install_signal_handlers() {
+  interrupt_token();  // made before a handler needs it
   set_handler(SIGINT, handle_interrupt);
   set_handler(SIGALRM, end_at_once);
   set_handler(SIGPIPE, SIG_IGN);
@@ -52,11 +58,11 @@ void install_signal_handlers() {
 
 bool interrupted() { return interrupt_count > 0; }
 
-CancelOnInterrupt::CancelOnInterrupt(CancelToken token)
-    : token_(std::move(token)) {
-  cancelled_by_interrupt = &token_;
+CancelOnInterrupt::CancelOnInterrupt(CancelToken& token) {
+  token = interrupt_token();
+  is_generating = true;
 }
 
-CancelOnInterrupt::~CancelOnInterrupt() { cancelled_by_interrupt = nullptr; }
+CancelOnInterrupt::~CancelOnInterrupt() { is_generating = false; }
 
 }  // namespace mlxlm::cli

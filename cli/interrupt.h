@@ -16,17 +16,14 @@ void install_signal_handlers();
 // Whether Ctrl-C was pressed.
 bool interrupted();
 
-// While it lives, the first Ctrl-C cancels the token's generation; the second
-// ends the program.
+// While it lives, the first Ctrl-C cancels generations with the token that it
+// sets; the second ends the program.
 class CancelOnInterrupt {
  public:
-  explicit CancelOnInterrupt(CancelToken token);
+  explicit CancelOnInterrupt(CancelToken& token);
   ~CancelOnInterrupt();
   CancelOnInterrupt(const CancelOnInterrupt&) = delete;
   CancelOnInterrupt& operator=(const CancelOnInterrupt&) = delete;
-
- private:
-  CancelToken token_;
 };
 
 }  // namespace mlxlm::cli

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include <mlx/mlx.h>
+
 #include <mlxlm/error.h>
 #include <mlxlm/log.h>
 
@@ -127,6 +129,21 @@ int guarded(Program& program, const std::vector<std::string>& arguments) {
   return kFailure;
 }
 
+// What a fault left running would write to memory that MLX's allocator has
+// released when the program ends.
+void finish_work() {
+  namespace mx = mlx::core;
+  for (auto device : {mx::Device::cpu, mx::Device::gpu}) {
+    try {
+      if (auto stream = mx::peek_default_stream(device)) {
+        mx::synchronize(*stream);
+      }
+    } catch (...) {
+      // The fault has been reported.
+    }
+  }
+}
+
 }  // namespace
 
 int run(std::vector<std::string> arguments) {
@@ -139,6 +156,7 @@ int run(std::vector<std::string> arguments) {
     Program program;
     int code = guarded(program, arguments);
     clear_progress();
+    finish_work();
     set_log_handler(nullptr);
     return code;
   } catch (const std::exception& fault) {

@@ -89,7 +89,7 @@ struct StepResult {
 // step is dispatched before the last is read; the destructor waits for it.
 class TokenGenerator {
  public:
-  virtual ~TokenGenerator();
+  virtual ~TokenGenerator() = default;
   virtual std::optional<StepResult> next() = 0;
 };
 

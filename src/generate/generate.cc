@@ -1,19 +1,7 @@
-// generate: the whole text in one call; the end of every generation.
-#include <mlx/mlx.h>
-
+// generate: the whole text in one call.
 #include <mlxlm/generate.h>
 
 namespace mlxlm {
-
-// A step that still ran when the program ends would write to memory that MLX's
-// allocator has released.
-TokenGenerator::~TokenGenerator() {
-  try {
-    mx::synchronize();
-  } catch (...) {
-    // Nobody is left to use that step or to tell of its fault.
-  }
-}
 
 std::string generate(ModelPtr model,
                      TokenizerPtr tokenizer,

@@ -16,6 +16,7 @@
 #include "generate/prefill.h"
 #include "generate/rewinder.h"
 #include "generate/sampling.h"
+#include "generate/under_way.h"
 
 namespace mlxlm {
 namespace {
@@ -66,6 +67,7 @@ class SpeculativeGenerator : public TokenGenerator {
     }
     failed_ = true;  // unless this ends well
     check_interruption(options_);
+    under_way_.go_on_here();
     if (!started_) {
       read_prompt();
     }
@@ -248,6 +250,7 @@ class SpeculativeGenerator : public TokenGenerator {
   int next_token_ = 0;               // the model's own, after the accepted
   int num_taken_ = 0;                // accepted drafts given out by next()
   std::deque<StepResult> accepted_;  // those still to be given out
+  StepsUnderWay under_way_;          // the last member: ends first
 };
 
 }  // namespace

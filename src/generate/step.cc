@@ -7,6 +7,7 @@
 #include "generate/options.h"
 #include "generate/prefill.h"
 #include "generate/sampling.h"
+#include "generate/under_way.h"
 
 namespace mlxlm {
 namespace {
@@ -28,6 +29,7 @@ class StepGenerator : public TokenGenerator {
       return std::nullopt;  // finished, or failed before
     }
     check_interruption(options_);
+    under_way_.go_on_here();
     if (!pending_) {
       read_prompt();
     }
@@ -94,6 +96,7 @@ class StepGenerator : public TokenGenerator {
   std::optional<Sampled> pending_;
   std::int64_t num_tokens_ = 0;
   bool done_ = false;
+  StepsUnderWay under_way_;  // the last member: ends first
 };
 
 }  // namespace

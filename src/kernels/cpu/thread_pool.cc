@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -74,8 +75,12 @@ int threads_wanted() {
 class Pool {
  public:
   explicit Pool(int num_threads) {
-    for (int i = 1; i < num_threads; ++i) {
-      workers_.emplace_back([this] { work(); });
+    try {
+      for (int i = 1; i < num_threads; ++i) {
+        workers_.emplace_back([this] { work(); });
+      }
+    } catch (const std::system_error&) {
+      // No more threads to be had: these do all.
     }
   }
 
