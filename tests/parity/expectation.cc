@@ -36,8 +36,7 @@ std::vector<int> Expectation::ints(const std::string& name) const {
 }
 
 testing::AssertionResult Expectation::near(const std::string& name,
-                                           const mx::array& actual,
-                                           double slack) const {
+                                           const mx::array& actual) const {
   const auto want = floats(name);
   const auto got = to_floats(actual);
   if (want.size() != got.size()) {
@@ -47,13 +46,12 @@ testing::AssertionResult Expectation::near(const std::string& name,
   double squares = 0;
   for (float value : want) squares += double(value) * value;
   const double rms = std::sqrt(squares / want.size());
-  const double relative = slack * tolerance_;
-  const double absolute = std::max(relative * rms, 10 * noise_);
+  const double absolute = std::max(tolerance_ * rms, 10 * noise_);
   double largest = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     const double error = std::abs(double(want[i]) - got[i]);
     largest = std::max(largest, error);
-    if (!(error <= absolute + relative * std::abs(want[i]))) {
+    if (!(error <= absolute + tolerance_ * std::abs(want[i]))) {
       return testing::AssertionFailure()
              << name << "[" << i << "] is " << got[i] << ", not " << want[i];
     }

@@ -19,14 +19,13 @@ class Expectation {
   explicit Expectation(const std::filesystem::path& folder);
 
   bool has(const std::string& name) const { return tensors_.contains(name); }
+  mx::array array(const std::string& name) const { return tensors_.at(name); }
   std::vector<int> ints(const std::string& name) const;
 
   // Every value within the tolerance of the dtype; for logits of a float32
-  // model also within ten times what rounding of the weights changes. `slack`
-  // multiplies the tolerance.
+  // model also within ten times what rounding of the weights changes.
   testing::AssertionResult near(const std::string& name,
-                                const mx::array& actual,
-                                double slack = 1) const;
+                                const mx::array& actual) const;
 
   // The same tokens up to the first that was as good as tied. `name` is the
   // part before "_greedy" or "greedy" itself.
