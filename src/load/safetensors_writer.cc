@@ -19,7 +19,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "safetensors files are little-endian");
 
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kPage = 4096;
 
 const char* name_of(const mx::Dtype& dtype) {
   switch (dtype.val()) {
@@ -109,9 +109,12 @@ class Output {
 void write_safetensors(const std::filesystem::path& path,
                        std::vector<std::pair<std::string, mx::array>> tensors,
                        const std::map<std::string, std::string>& metadata) {
-  std::ranges::stable_sort(tensors, [](const auto& a, const auto& b) {
-    return a.second.itemsize() > b.second.itemsize();
-  });
+  // Whole pages first, then from large numbers to small ones.
+  auto rank = [](const std::pair<std::string, mx::array>& entry) {
+    bool whole_pages = entry.second.nbytes() % kPage == 0;
+    return std::pair(!whole_pages, kPage - entry.second.itemsize());
+  };
+  std::ranges::stable_sort(tensors, {}, rank);
   auto header = nlohmann::json::object();
   header["__metadata__"] = metadata;
   std::uint64_t end = 0;
@@ -132,7 +135,7 @@ void write_safetensors(const std::filesystem::path& path,
   std::string text =
       header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::uint64_t size = text.size() + sizeof(std::uint64_t);
-  size = (size + kAlignment - 1) / kAlignment * kAlignment - sizeof(size);
+  size = (size + kPage - 1) / kPage * kPage - sizeof(size);
   text.resize(size, ' ');
   Output out(path);
   out.write(reinterpret_cast<const char*>(&size), sizeof(size));

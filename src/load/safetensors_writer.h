@@ -1,5 +1,6 @@
 // Writes safetensors files so that they can be mapped: the data begins at a
-// multiple of 64 bytes, and every tensor at a multiple of its number's size.
+// page, tensors that fill whole pages come first, and every tensor begins at a
+// multiple of its number's size.
 #pragma once
 
 #include <filesystem>

@@ -115,6 +115,7 @@ class Damage {
   }
 
   void change_header(std::string& file, std::size_t end) {
+    end = file.find_last_not_of(' ', end - 1) + 1;  // the padding tells nothing
     std::size_t at = 8 + below(end - 8);
     while (at < end && !is_word(file[at])) {
       ++at;

@@ -68,19 +68,29 @@ std::optional<mx::array> MappedTensors::array(std::uint64_t offset,
     return std::nullopt;
   }
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  const std::uint64_t from = (offset - kPrefix) / page * page;
-  const std::size_t length = *end - from;
-  void* map = ::mmap(nullptr,
-                     length,
-                     PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_NORESERVE,
-                     descriptor_,
-                     static_cast<off_t>(from));
+  // A page for the word where the data begins with a page: then none of the
+  // file's is touched. Else the word is in a private copy of the file's.
+  const std::uint64_t own = offset % page == 0 ? page : 0;
+  const std::uint64_t from =
+      own > 0 ? offset : (offset - kPrefix) / page * page;
+  const std::size_t length = own + (*end - from);
+  constexpr int kAccess = PROT_READ | PROT_WRITE;
+  constexpr int kKind = MAP_PRIVATE | MAP_NORESERVE;
+  void* map = ::mmap(nullptr, length, kAccess, kKind | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) {
     return std::nullopt;
   }
-  // The page of the word is a private copy of this map alone.
-  char* word = static_cast<char*>(map) + (offset - from - kPrefix);
+  char* start = static_cast<char*>(map) + own;
+  if (::mmap(start,
+             length - own,
+             kAccess,
+             kKind | MAP_FIXED,
+             descriptor_,
+             static_cast<off_t>(from)) == MAP_FAILED) {
+    ::munmap(map, length);
+    return std::nullopt;
+  }
+  char* word = start + (offset - from) - kPrefix;
   const std::size_t num_bytes = *size;
   std::memcpy(word, &num_bytes, sizeof(num_bytes));
   mx::allocator::Data data(
