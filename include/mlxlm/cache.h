@@ -220,7 +220,7 @@ void save_prompt_cache(const std::string& path,
 // Reads it, ours or the reference's. The file is not trusted: its header is
 // checked before MLX reads it, class names come from a closed list, and every
 // shape and number is checked. On the CPU, tensors of a megabyte or more are
-// mapped: read as they are used, copied page by page as they are written to.
+// mapped: read as they are used, and copied once when tokens are appended.
 // Throws Error{file, format}.
 std::pair<PromptCache, CacheMetadata> load_prompt_cache(
     const std::string& path);
