@@ -7,24 +7,10 @@
 
 #include <mlxlm/error.h>
 
+#include "kernels/shapes.h"
+
 namespace mlxlm {
 namespace {
-
-mx::array rows_of(const mx::array& array, int from, int to) {
-  mx::Shape start(4, 0);
-  mx::Shape stop = array.shape();
-  start[2] = from;
-  stop[2] = to;
-  return mx::slice(array, std::move(start), std::move(stop));
-}
-
-mx::array with_rows(const mx::array& array, const mx::array& rows, int at) {
-  mx::Shape start(4, 0);
-  mx::Shape stop = array.shape();
-  start[2] = at;
-  stop[2] = at + rows.shape(2);
-  return mx::slice_update(array, rows, std::move(start), std::move(stop));
-}
 
 void check_same_rows(const mx::array& held, const mx::array& rows) {
   bool same = held.ndim() == 4 && rows.ndim() == 4;
@@ -90,7 +76,7 @@ Rows Rows::encoded(const mx::array& rows) const {
 Rows Rows::slice(int from, int to) const {
   Rows part(format_);
   for (const auto& array : arrays_) {
-    part.arrays_.push_back(rows_of(array, from, to));
+    part.arrays_.push_back(kernels::tokens_of(array, from, to));
   }
   return part;
 }
@@ -106,7 +92,7 @@ Rows Rows::followed_by(const Rows& rows) const {
 
 void Rows::set(const Rows& rows, int at) {
   for (std::size_t i = 0; i < arrays_.size(); ++i) {
-    arrays_[i] = with_rows(arrays_[i], rows.arrays_[i], at);
+    arrays_[i] = kernels::with_tokens(arrays_[i], rows.arrays_[i], at);
   }
   // Where the rows are all there is, they themselves take the place.
   claim_ = rows.count() < count() ? std::make_shared<const bool>() : nullptr;

@@ -2,25 +2,10 @@
 
 #include <mlx/mlx.h>
 
+#include "kernels/shapes.h"
+
 namespace mlxlm::kernels {
 namespace composite {
-namespace {
-
-mx::array with_rows(const mx::array& buffer, const mx::array& rows, int at) {
-  mx::Shape start(4, 0);
-  mx::Shape stop = buffer.shape();
-  start[2] = at;
-  stop[2] = at + rows.shape(2);
-  return mx::slice_update(buffer, rows, std::move(start), std::move(stop));
-}
-
-mx::array first_rows(const mx::array& buffer, int count) {
-  mx::Shape stop = buffer.shape();
-  stop[2] = count;
-  return mx::slice(buffer, mx::Shape(4, 0), std::move(stop));
-}
-
-}  // namespace
 
 std::vector<mx::array> norm_heads(const Table& table,
                                   const mx::array& x,
@@ -46,11 +31,11 @@ AppendedAttention append_attention(const Table& table,
                                    int at,
                                    int num_keys,
                                    const AttentionParameters& parameters) {
-  auto all_keys = with_rows(keys, k, at);
-  auto all_values = with_rows(values, v, at);
+  auto all_keys = with_tokens(keys, k, at);
+  auto all_values = with_tokens(values, v, at);
   return {table.attention(q,
-                          first_rows(all_keys, num_keys),
-                          first_rows(all_values, num_keys),
+                          tokens_of(all_keys, 0, num_keys),
+                          tokens_of(all_values, 0, num_keys),
                           parameters),
           all_keys,
           all_values};

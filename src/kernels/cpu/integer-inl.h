@@ -1,5 +1,5 @@
 // Products of integer weights with activations that are rounded to integers of
-// 8 or 16 bits per group of columns (IntegerTile). Sums within a group are
+// 16 bits per group of columns (IntegerTile). Sums within a group are
 // exact; every instruction set has the same.
 #pragma once
 
@@ -51,7 +51,7 @@ static inline Floats load_scales(ScaleFormat format, const std::byte* p) {
   }
 }
 
-template <ElementFormat kFormat, int kRows, int kPlanes>
+template <ElementFormat kFormat, int kRows>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,
                          int panel,
@@ -61,7 +61,7 @@ static void integer_part(const PanelMatrix& w,
   constexpr int kSteps = 8 / E::kBits;  // vectors of bytes in one of words
   constexpr std::uint32_t kMask = ((1u << E::kBits) - 1) * 0x01010101u;
   // Enough independent sums to hide the latency.
-  constexpr int kChains = kRows * kPlanes < 4 ? kSteps : 1;
+  constexpr int kChains = kRows == 1 ? kSteps : 1;
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
   // The elements lie at the top of their places.
   const float unit = 1.0f / static_cast<float>(1 << (E::kBits - w.bits));
@@ -77,7 +77,8 @@ static void integer_part(const PanelMatrix& w,
         w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
     p += 2 * kPanelRows * scale_bytes;
     __builtin_prefetch(p + 1024);
-    Ints sum[kRows][kPlanes][kChains] = {};
+    Ints high[kRows][kChains] = {};
+    Ints low[kRows][kChains] = {};
     for (int i = 0; i < words_per_group; ++i) {
       const Words words = load_words(p + part * kLanes * 4);
       p += kPanelRows * 4;
@@ -85,20 +86,19 @@ static void integer_part(const PanelMatrix& w,
         const Words bytes =
             kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
         unroll<kRows>([&]<int m>() {
-          unroll<kPlanes>([&]<int h>() {
-            sum[m][h][e % kChains] = add_byte_products(
-                sum[m][h][e % kChains], bytes, quad[h * plane + m]);
-          });
+          constexpr int c = e % kChains;
+          high[m][c] = add_byte_products(high[m][c], bytes, quad[m]);
+          low[m][c] = add_byte_products(low[m][c], bytes, quad[plane + m]);
         });
         quad += kRows;
       });
     }
     unroll<kRows>([&]<int m>() {
-      unroll<kPlanes>([&]<int h>() {
-        unroll<kChains - 1>([&]<int c>() { sum[m][h][0] += sum[m][h][c + 1]; });
+      unroll<kChains - 1>([&]<int c>() {
+        high[m][0] += high[m][c + 1];
+        low[m][0] += low[m][c + 1];
       });
-      Ints n = sum[m][0][0];
-      if constexpr (kPlanes == 2) n = (n << 8) + sum[m][1][0];
+      const Ints n = (high[m][0] << 8) + low[m][0];
       total[m] +=
           __builtin_convertvector(n, Floats) * (scale * x.steps[g * kRows + m]);
       total[m] += zero * x.sums[g * kRows + m];
@@ -106,7 +106,7 @@ static void integer_part(const PanelMatrix& w,
   }
 }
 
-template <ElementFormat kFormat, int kRows, int kPlanes>
+template <ElementFormat kFormat, int kRows>
 static void integer_tile(const PanelMatrix& w,
                          const IntegerTile& x,
                          int num_x_rows,
@@ -114,33 +114,25 @@ static void integer_tile(const PanelMatrix& w,
                          int end,
                          float* y,
                          std::size_t y_stride) {
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      Floats total[kRows] = {};
-      integer_part<kFormat, kRows, kPlanes>(w, x, panel, part, total);
-      const int first_row = panel * kPanelRows + part * kLanes;
-      unroll<kRows>([&]<int m>() {
-        if (m < num_x_rows) {
-          store_rows(total[m], y + m * y_stride, first_row, w.num_rows);
-        }
-      });
-    }
-  }
+  each_part<kRows>(w,
+                   num_x_rows,
+                   begin,
+                   end,
+                   y,
+                   y_stride,
+                   [&](int panel, int part, Floats(&total)[kRows]) {
+                     integer_part<kFormat, kRows>(w, x, panel, part, total);
+                   });
 }
 
 // Sums and totals of the largest tile fit the registers.
-inline constexpr int kMaxIntegerRows[] = {kLanes == 16 ? 12 : 4,
-                                          kLanes == 16 ? 8 : 2};
+inline constexpr int kMaxIntegerRows = kLanes == 16 ? 8 : 2;
 
-static int max_integer_tile_rows(int planes) {
-  return kMaxIntegerRows[planes - 1];
-}
-
-static int integer_tile_rows(int num_rows, int planes) {
+static int integer_tile_rows(int num_rows) {
   for (int rows = 1; rows <= 4; rows *= 2) {
     if (num_rows <= rows) return rows;
   }
-  return max_integer_tile_rows(planes);
+  return kMaxIntegerRows;
 }
 
 static void integer_matmul(const PanelMatrix& w,
@@ -150,34 +142,30 @@ static void integer_matmul(const PanelMatrix& w,
                            int end,
                            float* y,
                            std::size_t y_stride) {
-  auto run = [&]<int kRows, int kPlanes>() {
+  auto run = [&]<int kRows>() {
     using enum ElementFormat;
     switch (w.format) {
       case u2:
-        return integer_tile<u2, kRows, kPlanes>(
+        return integer_tile<u2, kRows>(
             w, tile, num_x_rows, begin, end, y, y_stride);
       case u4:
-        return integer_tile<u4, kRows, kPlanes>(
+        return integer_tile<u4, kRows>(
             w, tile, num_x_rows, begin, end, y, y_stride);
       default:
-        return integer_tile<u8, kRows, kPlanes>(
+        return integer_tile<u8, kRows>(
             w, tile, num_x_rows, begin, end, y, y_stride);
     }
   };
-  auto with_planes = [&]<int kPlanes>() {
-    switch (tile.rows) {
-      case 1:
-        return run.template operator()<1, kPlanes>();
-      case 2:
-        return run.template operator()<2, kPlanes>();
-      case 4:
-        return run.template operator()<4, kPlanes>();
-      default:
-        return run.template operator()<kMaxIntegerRows[kPlanes - 1], kPlanes>();
-    }
-  };
-  tile.planes == 1 ? with_planes.template operator()<1>()
-                   : with_planes.template operator()<2>();
+  switch (tile.rows) {
+    case 1:
+      return run.template operator()<1>();
+    case 2:
+      return run.template operator()<2>();
+    case 4:
+      return run.template operator()<4>();
+    default:
+      return run.template operator()<kMaxIntegerRows>();
+  }
 }
 
 static inline Floats magnitude(Floats v) {
@@ -186,7 +174,6 @@ static inline Floats magnitude(Floats v) {
 
 // Row m of a tile from columns [first, first + group_size) of x; returns the
 // sum of the integers.
-template <int kPlanes>
 static float round_group(const float* x,
                          float inverse,
                          int first,
@@ -202,7 +189,7 @@ static float round_group(const float* x,
     const Floats whole = (load(x + c) * inverse + rounding) - rounding;
     sum += whole;
     const Ints n = __builtin_convertvector(whole, Ints);
-    const Ints high = kPlanes == 2 ? (n + 128) >> 8 : n;
+    const Ints high = (n + 128) >> 8;
     auto put = [&](Ints values, std::uint32_t* to) {
       const Bytes bytes = __builtin_convertvector(values, Bytes);
       std::uint32_t four[kQuads];
@@ -212,21 +199,20 @@ static float round_group(const float* x,
       }
     };
     put(high, quads);
-    if constexpr (kPlanes == 2) put(n - (high << 8), quads + plane);
+    put(n - (high << 8), quads + plane);
   }
   return sum_of(sum);
 }
 
-template <int kPlanes>
-static void round_rows_to(const float* x,
-                          int num_rows,
-                          int num_columns,
-                          int group_size,
-                          int tile_rows,
-                          std::uint32_t* quads,
-                          float* steps,
-                          float* sums) {
-  constexpr float kLargest = kPlanes == 2 ? 127.0f * 256.0f : 127.0f;
+static void round_rows(const float* x,
+                       int num_rows,
+                       int num_columns,
+                       int group_size,
+                       int tile_rows,
+                       std::uint32_t* quads,
+                       float* steps,
+                       float* sums) {
+  constexpr float kLargest = 127.0f * 256.0f;
   const std::size_t plane =
       static_cast<std::size_t>(num_columns / 4) * tile_rows;
   for (int m = 0; m < tile_rows; ++m) {
@@ -234,7 +220,7 @@ static void round_rows_to(const float* x,
       for (int g = 0; g < num_columns / group_size; ++g) {
         steps[g * tile_rows + m] = sums[g * tile_rows + m] = 0.0f;
       }
-      for (std::size_t i = 0; i < plane * kPlanes; i += tile_rows) {
+      for (std::size_t i = 0; i < plane * 2; i += tile_rows) {
         quads[i + m] = 0;
       }
       continue;
@@ -249,24 +235,11 @@ static void round_rows_to(const float* x,
       // The inverse of a smaller one would overflow.
       const float inverse = largest > 1e-30f ? kLargest / largest : 0.0f;
       steps[g] = largest / kLargest;
-      sums[g] = steps[g] *
-                round_group<kPlanes>(
-                    row, inverse, c, group_size, tile_rows, m, plane, quads);
+      sums[g] =
+          steps[g] *
+          round_group(row, inverse, c, group_size, tile_rows, m, plane, quads);
     }
   }
-}
-
-static void round_rows(const float* x,
-                       int num_rows,
-                       int num_columns,
-                       int group_size,
-                       int tile_rows,
-                       int planes,
-                       std::uint32_t* quads,
-                       float* steps,
-                       float* sums) {
-  auto* round = planes == 2 ? round_rows_to<2> : round_rows_to<1>;
-  round(x, num_rows, num_columns, group_size, tile_rows, quads, steps, sums);
 }
 
 }  // namespace MLXLM_ISA

@@ -20,7 +20,7 @@ static const IsaKernels kKernels = {
     pack_tile,
     matmul,
     integer_tile_rows,
-    max_integer_tile_rows,
+    kMaxIntegerRows,
     round_rows,
     integer_matmul,
     rms_norm,

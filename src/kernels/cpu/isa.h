@@ -39,14 +39,13 @@ struct PanelMatrix {
 constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
 
 // Rows of activations as integers: x ~ step * n with a step per row and group
-// of columns. n has 8 bits in one plane of bytes, or 16 in two, n = 256 * high
-// + low with signed bytes.
+// of columns. n has 16 bits, n = 256 * high + low with signed bytes, in a plane
+// of high bytes and one of low bytes.
 struct IntegerTile {
-  const std::uint32_t* quads;  // [planes, num_columns / 4, rows]: four columns
+  const std::uint32_t* quads;  // [2, num_columns / 4, rows]: four columns
   const float* steps;          // [groups, rows]
   const float* sums;           // [groups, rows]: of step * n
   int rows = 0;                // as integer_tile_rows() has them
-  int planes = 1;
 };
 
 enum class GateFunction : std::uint8_t {
@@ -136,15 +135,14 @@ struct IsaKernels {
 
   // The number of rows that an IntegerTile of `num_rows` is padded to, and the
   // most it can have.
-  int (*integer_tile_rows)(int num_rows, int planes);
-  int (*max_integer_tile_rows)(int planes);
+  int (*integer_tile_rows)(int num_rows);
+  int max_integer_tile_rows;
   // x [num_rows, num_columns] -> a tile with that many rows, padded with zeros.
   void (*round_rows)(const float* x,
                      int num_rows,
                      int num_columns,
                      int group_size,
                      int tile_rows,
-                     int planes,
                      std::uint32_t* quads,
                      float* steps,
                      float* sums);

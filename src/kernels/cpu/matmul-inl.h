@@ -246,6 +246,30 @@ static void matmul_part(const PanelMatrix& w,
   }
 }
 
+// Panels begin to end in parts as wide as a vector: add(panel, part, sums)
+// makes the sums of one, which go to the rows of y that there are.
+template <int kRows, class Add>
+static inline void each_part(const PanelMatrix& w,
+                             int num_x_rows,
+                             int begin,
+                             int end,
+                             float* y,
+                             std::size_t y_stride,
+                             const Add& add) {
+  for (int panel = begin; panel < end; ++panel) {
+    for (int part = 0; part < kParts; ++part) {
+      Floats sums[kRows] = {};
+      add(panel, part, sums);
+      const int first_row = panel * kPanelRows + part * kLanes;
+      unroll<kRows>([&]<int m>() {
+        if (m < num_x_rows) {
+          store_rows(sums[m], y + m * y_stride, first_row, w.num_rows);
+        }
+      });
+    }
+  }
+}
+
 template <ElementFormat kFormat, ScaleFormat kScale, int kTile>
 static void matmul_tile(const PanelMatrix& w,
                         const float* tile,
@@ -254,18 +278,16 @@ static void matmul_tile(const PanelMatrix& w,
                         int end,
                         float* y,
                         std::size_t y_stride) {
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      Floats sum[kTile] = {};
-      matmul_part<kFormat, kScale, kTile>(w, tile, panel, part, sum);
-      const int first_row = panel * kPanelRows + part * kLanes;
-      unroll<kTile>([&]<int m>() {
-        if (m < num_x_rows) {
-          store_rows(sum[m], y + m * y_stride, first_row, w.num_rows);
-        }
-      });
-    }
-  }
+  each_part<kTile>(w,
+                   num_x_rows,
+                   begin,
+                   end,
+                   y,
+                   y_stride,
+                   [&](int panel, int part, Floats(&sums)[kTile]) {
+                     matmul_part<kFormat, kScale, kTile>(
+                         w, tile, panel, part, sums);
+                   });
 }
 
 // ---- choice of the instance

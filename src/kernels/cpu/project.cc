@@ -146,11 +146,9 @@ void project_many(const float* x,
   });
 }
 
-// Of bytes, so 16 bits: that changes next to nothing, where 8 bits change the
-// most probable token of one text position in 30 (docs/PERFORMANCE.md).
-constexpr int kPlanes = 2;
-
-// x in tiles of integers, for one size of groups.
+// x in tiles of integers, for one size of groups. Their 16 bits change next to
+// nothing, where 8 would change the most probable token of one text position in
+// 30 (docs/PERFORMANCE.md).
 class IntegerRows {
  public:
   IntegerRows(const float* x,
@@ -162,8 +160,7 @@ class IntegerRows {
         num_rows_(num_rows),
         num_columns_(num_columns),
         group_size_(group_size),
-        rows_per_tile_(
-            std::min(isa_kernels().max_integer_tile_rows(kPlanes), num_rows)),
+        rows_per_tile_(std::min(isa_kernels().max_integer_tile_rows, num_rows)),
         first_float_(first_float) {}
 
   int num_tiles() const {
@@ -184,14 +181,13 @@ class IntegerRows {
         num_columns_,
         group_size_,
         tile.rows,
-        kPlanes,
         const_cast<std::uint32_t*>(tile.quads),
         const_cast<float*>(tile.steps),
         const_cast<float*>(tile.sums));
   }
 
   IntegerTile tile(int t, const float* memory) const {
-    const int rows = isa_kernels().integer_tile_rows(rows_in(t), kPlanes);
+    const int rows = isa_kernels().integer_tile_rows(rows_in(t));
     const std::size_t groups =
         static_cast<std::size_t>(num_columns_ / group_size_) * rows;
     const float* base = memory + first_float_ + t * tile_floats();
@@ -200,15 +196,14 @@ class IntegerRows {
     tile.sums = base + groups;
     tile.quads = reinterpret_cast<const std::uint32_t*>(base + 2 * groups);
     tile.rows = rows;
-    tile.planes = kPlanes;
     return tile;
   }
 
  private:
   std::size_t tile_floats() const {
-    const int rows = isa_kernels().integer_tile_rows(rows_per_tile_, kPlanes);
+    const int rows = isa_kernels().integer_tile_rows(rows_per_tile_);
     return static_cast<std::size_t>(rows) *
-           (2 * (num_columns_ / group_size_) + kPlanes * num_columns_ / 4);
+           (2 * (num_columns_ / group_size_) + 2 * num_columns_ / 4);
   }
 
   const float* x_;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/mlx_compat/host_op.h"
+#include "kernels/shapes.h"
 #include "kernels/tables.h"
 
 namespace mlxlm::kernels {
@@ -21,14 +22,6 @@ struct NormalizedTag {};
 struct UpTag {};
 
 bool suits(const mx::array& x) { return x.dtype() == mx::float32; }
-
-std::size_t rows_of(const mx::array& x) { return x.size() / x.shape(-1); }
-
-mx::Shape shape_with_last(const mx::array& x, int last) {
-  mx::Shape shape = x.shape();
-  shape.back() = last;
-  return shape;
-}
 
 // x normalized, or x itself; valid until the next call on this thread.
 const float* normalized(const std::optional<BoundNorm>& norm,
@@ -53,7 +46,7 @@ mx::array norm(const mx::array& x, const Norm& norm) {
                    Rows rows(in[0]);
                    bound.apply(in,
                                rows.data(),
-                               rows_of(in[0]),
+                               num_rows_of(in[0]),
                                in[0].shape(-1),
                                out[0].template data<float>());
                  })[0];
@@ -80,7 +73,7 @@ std::vector<mx::array> norm_linear(const mx::array& x,
                  [bound, weights = std::move(weights)](auto in, auto out) {
                    Rows rows(in[0]);
                    const int size = in[0].shape(-1);
-                   const std::size_t num_rows = rows_of(in[0]);
+                   const std::size_t num_rows = num_rows_of(in[0]);
                    const float* n =
                        normalized(bound, in, rows.data(), num_rows, size);
                    std::vector<Product> products;
@@ -115,7 +108,7 @@ mx::array linear_residual(const mx::array& x,
       std::move(inputs),
       [bound, weights, width, scale, has_residual](auto in, auto out) {
         Rows rows(in[0]);
-        const std::size_t num_rows = rows_of(in[0]);
+        const std::size_t num_rows = num_rows_of(in[0]);
         float* y = out[0].template data<float>();
         const Product product{&weights->matrix(), weights->bias(), y};
         project(rows.data(),
@@ -160,7 +153,7 @@ mx::array norm_gated_mlp(const mx::array& x,
        function = gate_function(activation)](auto in, auto out) {
         Rows rows(in[0]);
         const int size = in[0].shape(-1);
-        const std::size_t num_rows = rows_of(in[0]);
+        const std::size_t num_rows = num_rows_of(in[0]);
         const float* n = normalized(bound, in, rows.data(), num_rows, size);
         float* y = out[0].template data<float>();
         float* up =

@@ -13,7 +13,6 @@ __device__ inline float to_float(__nv_bfloat16 x) {
   return __bfloat162float(x);
 }
 __device__ inline float to_float(__half x) { return __half2float(x); }
-__device__ inline float to_float(float x) { return x; }
 template <class T>
 __device__ T from_float(float x);
 template <>
@@ -73,11 +72,6 @@ struct Pair<__half> {
   static __device__ u32 of(float a, float b) {
     __half2 v = __floats2half2_rn(a, b);
     return *reinterpret_cast<u32*>(&v);
-  }
-  static __device__ u32 fma(u32 a, u32 b, u32 c) {
-    u32 d;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
   }
   // 1024 + q has q in the last bits of its fraction.
   static constexpr float kNibbleOffset = 1024;

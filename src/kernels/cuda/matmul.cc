@@ -8,17 +8,14 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/sources.h"
+#include "kernels/shapes.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;  // kMatmulThreads
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxRows = 16;
-
-int rows_of(const mx::array& x) {
-  return static_cast<int>(x.size() / x.shape(-1));
-}
+constexpr std::size_t kMaxRows = 16;
 
 int columns_of(const Linear& linear) {
   return linear.scales->shape(-1) * linear.group_size;
@@ -32,9 +29,9 @@ struct Plan {
   int shared_bytes;
 };
 
-Plan plan(int num_rows, const Linear& linear, int visit) {
+Plan plan(std::size_t num_rows, const Linear& linear, int visit) {
   int rows = 1;
-  while (rows < num_rows) rows *= 2;
+  while (rows < static_cast<int>(num_rows)) rows *= 2;
   const int most = rows <= 2 ? 16384 : rows == 4 ? 8192 : 4096;
   int chunk = 1024;
   while (chunk < most && chunk < columns_of(linear)) chunk *= 2;
@@ -91,12 +88,6 @@ Launch start(const std::string& name,
   return call;
 }
 
-mx::Shape shape_with_last(const mx::array& x, int last) {
-  mx::Shape shape = x.shape();
-  shape.back() = last;
-  return shape;
-}
-
 const char* function_of(Activation activation) {
   switch (activation) {
     case Activation::silu:
@@ -119,7 +110,7 @@ const char* function_of(Activation activation) {
 }  // namespace
 
 bool suits_few_rows(const mx::array& x, const Linear& linear) {
-  return x.ndim() == 3 && rows_of(x) <= kMaxRows &&
+  return x.ndim() == 3 && num_rows_of(x) <= kMaxRows &&
          (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) &&
          linear.quantized() && linear.mode == "affine" &&
          (linear.bits == 4 || linear.bits == 8) && linear.group_size >= 32 &&
@@ -132,7 +123,7 @@ std::vector<mx::array> few_rows_linear(const mx::array& x,
                                        std::span<const Linear* const> linears,
                                        const mx::array* residual,
                                        float scale) {
-  const auto how = plan(rows_of(x), *linears[0], 1);
+  const auto how = plan(num_rows_of(x), *linears[0], 1);
   auto call = start("norm_linear", x, norm, *linears[0], how);
   const int count = static_cast<int>(linears.size());
   call.name += std::to_string(count);
@@ -166,7 +157,7 @@ mx::array few_rows_gated(const mx::array& x,
                          const Linear& gate,
                          const Linear& up,
                          Activation activation) {
-  const auto how = plan(rows_of(x), gate, 2);
+  const auto how = plan(num_rows_of(x), gate, 2);
   auto call = start("norm_gated", x, norm, gate, how);
   call.name += std::to_string(static_cast<int>(activation));
   const auto first = add_matrix(call, gate, x.dtype(), 0);

@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/reference.h"
+#include "kernels/shapes.h"
 #include "kernels/tables.h"
 
 namespace mlxlm::kernels {
@@ -30,7 +31,7 @@ mx::array normalized(const mx::array& x, const Norm*& norm) {
 
 bool expanding_pays(const mx::array& x, const Linear& linear) {
   return linear.quantized() && linear.weight.ndim() == 2 && !linear.low_rank &&
-         x.dtype() != mx::float32 && x.size() / x.shape(-1) >= kManyRows;
+         x.dtype() != mx::float32 && num_rows_of(x) >= kManyRows;
 }
 
 Linear expanded(const mx::array& x, const Linear& linear) {

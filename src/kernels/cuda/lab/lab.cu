@@ -428,14 +428,12 @@ int main() {
   matmul<4, 64, 8>(64, 448, 5, true, true, "check");
   matmul<4, 64, 16>(64, 2048 + 64, 16, true, true, "check");
   matmul<8, 64, 8>(64, 448, 7, true, true, "check");
-  for (int pass = 0; pass < 1; ++pass) {
-    matmul<4, 64, 1>(6144, 4096, 1, true, false, "qkv");
-    matmul<4, 64, 1>(4096, 4096, 1, false, false, "o");
-    matmul<4, 64, 1, 14336>(4096, 14336, 1, false, false, "down");
-    matmul<4, 64, 1>(128256, 4096, 1, true, false, "head");
-    matmul<4, 64, 1>(28672, 4096, 1, true, false, "gate-up");
-    matmul<8, 64, 1>(14336, 4096, 1, true, false, "8 bits");
-  }
+  matmul<4, 64, 1>(6144, 4096, 1, true, false, "qkv");
+  matmul<4, 64, 1>(4096, 4096, 1, false, false, "o");
+  matmul<4, 64, 1, 14336>(4096, 14336, 1, false, false, "down");
+  matmul<4, 64, 1>(128256, 4096, 1, true, false, "head");
+  matmul<4, 64, 1>(28672, 4096, 1, true, false, "gate-up");
+  matmul<8, 64, 1>(14336, 4096, 1, true, false, "8 bits");
   gated<1>(14336, 4096, 1);
   gated<8>(14336, 4096, 8);
   matmul<4, 64, 2>(14336, 4096, 2, true, false, "two");
