@@ -7,9 +7,12 @@
 #include <mlx/mlx.h>
 
 #include "kernels/seam.h"
+#include "kernels/test_layers.h"
 
 namespace mlxlm::kernels {
 namespace {
+
+using test_layers::quantize;
 
 const Table& reference() { return *find_table("reference"); }
 
@@ -55,20 +58,6 @@ std::vector<double> naive_product(const std::vector<float>& x,
 
 Linear dense(const mx::array& weight) { return Linear{.weight = weight}; }
 
-Linear quantize(const mx::array& weight,
-                int group_size,
-                int bits,
-                const std::string& mode) {
-  auto parts = mx::quantize(weight, group_size, bits, mode);
-  return Linear{
-      .weight = parts[0],
-      .scales = parts[1],
-      .zeros = parts.size() > 2 ? std::optional(parts[2]) : std::nullopt,
-      .group_size = group_size,
-      .bits = bits,
-      .mode = mode};
-}
-
 mx::array dequantized(const Linear& linear) {
   return mx::dequantize(linear.weight,
                         *linear.scales,
@@ -113,7 +102,7 @@ TEST(ReferenceLinear, QuantizedInEveryModeWidthAndGroup) {
                  std::to_string(c.group));
     for (int rows : {1, 3}) {
       auto x = random({1, rows, 256}, 3);
-      auto linear = quantize(random({24, 256}, 4), c.group, c.bits, c.mode);
+      auto linear = quantize(random({24, 256}, 4), c.bits, c.group, c.mode);
       linear.bias = random({24}, 5);
       auto expected =
           naive_product(values(x), values(dequantized(linear)), 256);
@@ -423,7 +412,7 @@ TEST(ReferenceExperts, SumOfScoredExperts) {
   const int experts = 3, model = 32, hidden = 64;
   auto stack = [&](int seed, int outputs, int inputs, bool quantized) {
     auto w = random({experts, outputs, inputs}, seed, 0.3f);
-    auto linear = quantized ? quantize(w, 32, 4, "affine") : dense(w);
+    auto linear = quantized ? quantize(w, 4, 32) : dense(w);
     linear.bias = random({experts, outputs}, seed + 20);
     return linear;
   };

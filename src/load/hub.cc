@@ -58,13 +58,6 @@ std::string trimmed(std::string_view text) {
       text.substr(begin, text.find_last_not_of(kBlank) - begin + 1));
 }
 
-fs::path expand_home(const std::string& path, const Environment& environment) {
-  if (path == "~" || path.starts_with("~/")) {
-    return environment("HOME") + path.substr(1);
-  }
-  return path;
-}
-
 std::string token_of(const fs::path& hub_home, const Environment& environment) {
   if (is_true(environment("HF_HUB_DISABLE_IMPLICIT_TOKEN"))) {
     return "";
@@ -201,16 +194,6 @@ std::optional<HubId> parse_hub_id(std::string_view name) {
   }
   id.repository = name;
   return id;
-}
-
-std::string process_environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-fs::path user_cache_folder(const Environment& environment) {
-  std::string xdg = environment("XDG_CACHE_HOME");
-  return xdg.empty() ? expand_home("~/.cache", environment) : fs::path(xdg);
 }
 
 HubOptions hub_options(const Environment& environment) {

@@ -9,13 +9,14 @@
 
 #include <chrono>
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <mlxlm/log.h>
+
+#include "core/environment.h"
 
 namespace mlxlm {
 
@@ -42,13 +43,6 @@ struct HubOptions {
   std::chrono::milliseconds longest_backoff{8'000};
   std::chrono::milliseconds longest_retry_after{60'000};  // longer ones fail
 };
-
-// A variable's value; empty if it isn't set.
-using Environment = std::function<std::string(const char* name)>;
-std::string process_environment(const char* name);
-
-// $XDG_CACHE_HOME, else ~/.cache.
-std::filesystem::path user_cache_folder(const Environment& environment);
 
 // HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, XDG_CACHE_HOME, HF_ENDPOINT,
 // HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT, as

@@ -1,4 +1,4 @@
-// What the tests of the CPU's kernels share: random layers, and the difference
+// What the tests of the CPU's kernels share: the fixture, and the difference
 // from the reference.
 #pragma once
 
@@ -11,8 +11,14 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/seam.h"
 #include "kernels/tables.h"
+#include "kernels/test_layers.h"
 
 namespace mlxlm::kernels::cpu_test {
+
+using test_layers::dense;
+using test_layers::quantize;
+using test_layers::quantized;
+using test_layers::random;
 
 // Skips all where the environment asks for what this machine can't run.
 class CpuKernels : public testing::Test {
@@ -32,40 +38,6 @@ class CpuKernels : public testing::Test {
   const Table& cpu_ = cpu_table();
   const Table& reference_ = reference_table();
 };
-
-inline mx::array random(mx::Shape shape, float scale = 1.0f) {
-  return mx::multiply(mx::random::normal(shape), mx::array(scale));
-}
-
-inline Linear dense(int rows, int columns, mx::Dtype dtype, bool bias = false) {
-  Linear linear{mx::astype(random({rows, columns}, 0.3f), dtype)};
-  if (bias) linear.bias = random({rows});
-  return linear;
-}
-
-inline Linear quantize(const mx::array& weight,
-                       int bits,
-                       int group_size,
-                       const std::string& mode = "affine") {
-  auto parts = mx::quantize(weight, group_size, bits, mode);
-  Linear linear{parts[0]};
-  linear.scales = parts[1];
-  if (parts.size() > 2) linear.zeros = parts[2];
-  linear.bits = bits;
-  linear.group_size = group_size;
-  linear.mode = mode;
-  return linear;
-}
-
-inline Linear quantized(int rows,
-                        int columns,
-                        int bits,
-                        int group_size,
-                        mx::Dtype dtype = mx::float32,
-                        const std::string& mode = "affine") {
-  return quantize(
-      mx::astype(random({rows, columns}, 0.3f), dtype), bits, group_size, mode);
-}
 
 // The largest difference, relative to the root mean square of `expected`, or to
 // 1 where that is smaller.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -10,6 +11,7 @@
 
 #include "kernels/seam.h"
 #include "kernels/tables.h"
+#include "kernels/test_layers.h"
 
 namespace mlxlm::kernels {
 namespace {
@@ -26,8 +28,7 @@ class CudaKernels : public testing::Test {
 };
 
 mx::array random(mx::Shape shape, mx::Dtype dtype, float scale = 1.0f) {
-  return mx::astype(mx::multiply(mx::random::normal(shape), mx::array(scale)),
-                    dtype);
+  return mx::astype(test_layers::random(std::move(shape), scale), dtype);
 }
 
 mx::array wide(const mx::array& x) { return mx::astype(x, mx::float32); }
@@ -38,12 +39,7 @@ Linear quantized(int rows,
                  int group,
                  mx::Dtype dtype,
                  bool bias = false) {
-  auto parts = mx::quantize(random({rows, columns}, dtype, 0.3f), group, bits);
-  Linear linear{parts[0]};
-  linear.scales = parts[1];
-  linear.zeros = parts[2];
-  linear.bits = bits;
-  linear.group_size = group;
+  Linear linear = test_layers::quantized(rows, columns, bits, group, dtype);
   if (bias) linear.bias = random({rows}, dtype);
   return linear;
 }

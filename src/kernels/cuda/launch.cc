@@ -1,36 +1,25 @@
 #include "kernels/cuda/launch.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <sstream>
 
+#include "core/environment.h"
 #include "core/file.h"
 #include "kernels/cuda/sources.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {
 
-// $XDG_CACHE_HOME, else ~/.cache; empty where neither is known.
-std::filesystem::path cache_folder() {
-  for (auto [variable, below] :
-       {std::pair{"XDG_CACHE_HOME", ""}, std::pair{"HOME", ".cache"}}) {
-    const char* value = std::getenv(variable);
-    if (value != nullptr && *value == '/') {
-      return std::filesystem::path(value) / below / "mlx-lm" / "cuda";
-    }
-  }
-  return {};
-}
-
 // MLX hashes a kernel's text at every call, so that it only names a file with
 // the long part; where none can be written, it holds all.
 std::string header_of(const char* kernel_text) {
   const std::string text = std::string(k_common) + kernel_text;
-  const auto folder = cache_folder();
-  if (folder.empty()) return text;
+  const auto folder =
+      user_cache_folder(process_environment) / "mlx-lm" / "cuda";
+  if (!folder.is_absolute()) return text;
   std::ostringstream name;
   name << std::hex << std::hash<std::string>{}(text) << ".cuh";
   const auto path = folder / name.str();
