@@ -8,41 +8,65 @@
 
 #include "kernels/seam.h"
 #include "nn/mlp.h"
+#include "nn/query_scale.h"
 #include "nn/rope.h"
 
 namespace mlxlm {
 
 struct NormSpec {
   kernels::NormKind kind = kernels::NormKind::rms;
-  bool plus_one = false;  // multiplies by 1 + weight
+  bool weight = true;       // if not, nothing is multiplied
+  float weight_offset = 0;  // multiplies by offset + weight
   bool bias = false;
   float eps = 1e-5f;
 };
 
-// Names of a layer's parts below "<prefix>layers.N."; an empty name means that
-// the layer has no such part.
+// Names of a layer's parts below "<prefix><layers>.N."; an empty name means
+// that the layer has no such part (of `attention` and `mlp`, that theirs follow
+// the layer's own name). Norms without parameters have a name, too.
 struct LayerNames {
   std::string attention = "self_attn";
   std::string qkv;  // one projection for all three instead of these:
   std::string q = "q_proj", k = "k_proj", v = "v_proj";
+  std::string q_norm = "q_norm", k_norm = "k_norm";
+  std::string output_gate;  // ArchSpec::output_gate
+  std::string heads_norm;   // of all heads together, before o
   std::string o = "o_proj";
   std::string attention_norm = "input_layernorm";  // before attention
   std::string attention_output_norm;               // of what attention adds
   std::string mlp = "mlp";
-  std::string gate_up;  // one projection for both instead of these:
+  // One projection for both, the one named first being the first rows, instead
+  // of these:
+  std::string gate_up, up_gate;
   std::string gate = "gate_proj", up = "up_proj";
+  std::string hidden_norm;  // before down
   std::string down = "down_proj";
   std::string mlp_norm = "post_attention_layernorm";
   std::string mlp_output_norm;
 };
 
-enum class QkNorm { none, per_head, over_heads };
+// Of queries and keys: one weight [Dh] for every head, one [H * Dh] over all of
+// them together, or a weight for each, [H, Dh].
+enum class QkNorm { none, per_head, over_heads, each_head };
+
+// The rows of a projection for queries, keys and values: first those of all
+// queries, then keys, then values; or for each key head its queries, its key
+// and its value.
+enum class QkvLayout { blocks, by_key_head };
+
+// What the heads' answers are multiplied by the sigmoid of: one number for each
+// head, or one for each of their numbers.
+enum class OutputGate { none, per_head, full };
 
 struct LayerSpec {
   int window_tokens = 0;        // 0: all earlier tokens are seen
   bool rotating_cache = false;  // holds the window only
   int rope = 0;                 // index in ArchSpec::ropes; -1: no positions
   bool experts = false;         // ArchSpec::experts instead of the MLP
+  // Where they differ from ArchSpec's; 0: they don't.
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int intermediate_size = 0;
 };
 
 struct ExpertsSpec {
@@ -63,23 +87,40 @@ struct ArchSpec {
   int head_size = 0;
   int context_tokens = 0;  // 0: the configuration doesn't say
 
-  std::string prefix = "model.";  // of embed_tokens, layers and norm
+  std::string prefix = "model.";  // of these four:
+  std::string embedding_name = "embed_tokens";
+  std::string positions_name;  // a table of position embeddings, if any
+  std::string layers_name = "layers";
+  std::string norm_name = "norm";
   std::string head_name = "lm_head";
+  int num_positions = 0;  // rows of that table
   bool tied_head = false;
+  bool head_bias = false;
   LayerNames names;
 
-  NormSpec norm;
+  NormSpec norm;  // of all norms, except:
+  std::optional<NormSpec> qk_norm_spec, attention_output_norm_spec,
+      mlp_output_norm_spec, final_norm_spec;
+  std::optional<NormSpec> embedding_norm;  // without parameters
   QkNorm qk_norm = QkNorm::none;
+  bool qk_norm_after_rope = false;
+  bool value_norm = false;  // of each head's values, without weight
+  QkvLayout qkv_layout = QkvLayout::blocks;
+  // Query head h reads key head h % num_kv_heads, not h / group.
+  bool alternating_heads = false;
+  OutputGate output_gate = OutputGate::none;
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
   bool gated_mlp = true;
   kernels::Activation activation = kernels::Activation::silu;
-  // Attention and MLP both read the layer's input, through attention_norm.
+  // Attention and MLP both read the layer's input: the MLP through mlp_norm,
+  // or through attention_norm where mlp_norm has no name.
   bool parallel = false;
 
   float attention_scale = 1;
   float attention_softcap = 0;  // 0: off
+  nn::QueryScale query_scale;
   float embedding_scale = 1;
   float residual_scale = 1;  // of what each part adds
   float logit_scale = 1;
@@ -90,6 +131,10 @@ struct ArchSpec {
   std::vector<LayerSpec> layers;
   // The architecture chooses its caches itself; max_kv_size has no effect.
   bool own_caches = false;
+
+  std::string layer_path(int index) const {
+    return prefix + layers_name + "." + std::to_string(index) + ".";
+  }
 };
 
 }  // namespace mlxlm

@@ -1,5 +1,6 @@
 #include "models/config_fields.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <mlxlm/error.h>
@@ -18,6 +19,7 @@ int read_size(const ConfigReader& config,
               const char* key,
               int fallback,
               int max) {
+  if (key == nullptr) return std::max(fallback, 1);
   return fallback == 0 ? config.require_int(key, 1, max)
                        : config.get_int(key, fallback, 1, max);
 }
@@ -25,6 +27,7 @@ int read_size(const ConfigReader& config,
 int read_head_size(const ConfigReader& config,
                    HeadSize kind,
                    int fallback,
+                   const FieldNames& names,
                    const ArchSpec& spec) {
   int size = 0;
   if (kind == HeadSize::required) {
@@ -34,7 +37,7 @@ int read_head_size(const ConfigReader& config,
   }
   if (size == 0) size = spec.hidden_size / spec.num_heads;
   if (size == 0) {
-    config.fail("num_attention_heads",
+    config.fail(names.num_heads,
                 "at most hidden_size = " + std::to_string(spec.hidden_size));
   }
   return size;
@@ -47,34 +50,41 @@ ArchSpec read_sizes(const ConfigReader& config,
                     HeadSize head_size,
                     const FieldDefaults& defaults) {
   ArchSpec spec;
+  const auto& names = defaults.names;
   spec.hidden_size =
-      read_size(config, "hidden_size", defaults.hidden_size, kMaxWidth);
+      read_size(config, names.hidden_size, defaults.hidden_size, kMaxWidth);
   spec.intermediate_size = read_size(
-      config, "intermediate_size", defaults.intermediate_size, kMaxWidth);
-  spec.vocabulary_size =
-      read_size(config, "vocab_size", defaults.vocabulary_size, kMaxVocabulary);
+      config, names.intermediate_size, defaults.intermediate_size, kMaxWidth);
+  spec.vocabulary_size = read_size(
+      config, names.vocabulary_size, defaults.vocabulary_size, kMaxVocabulary);
   spec.num_heads =
-      read_size(config, "num_attention_heads", defaults.num_heads, kMaxHeads);
+      read_size(config, names.num_heads, defaults.num_heads, kMaxHeads);
   int default_kv_heads = defaults.num_kv_heads;
-  if (default_kv_heads == 0 && kv_heads == KvHeads::as_heads) {
+  if (default_kv_heads == 0 &&
+      (kv_heads == KvHeads::as_heads || names.num_kv_heads == nullptr)) {
     default_kv_heads = spec.num_heads;
   }
   spec.num_kv_heads =
-      read_size(config, "num_key_value_heads", default_kv_heads, kMaxHeads);
+      read_size(config, names.num_kv_heads, default_kv_heads, kMaxHeads);
   if (spec.num_heads % spec.num_kv_heads != 0) {
     config.fail(
-        "num_key_value_heads",
-        "a divisor of num_attention_heads = " + std::to_string(spec.num_heads));
+        names.num_kv_heads != nullptr ? names.num_kv_heads : names.num_heads,
+        "a divisor of " + std::string(names.num_heads) + " = " +
+            std::to_string(spec.num_heads));
   }
-  spec.head_size = read_head_size(config, head_size, defaults.head_size, spec);
+  spec.head_size =
+      read_head_size(config, head_size, defaults.head_size, names, spec);
   spec.attention_scale =
       static_cast<float>(std::pow(double(spec.head_size), -0.5));
   spec.norm.eps = static_cast<float>(
-      defaults.eps == 0 ? config.require_float(defaults.eps_name)
-                        : config.get_float(defaults.eps_name, defaults.eps));
-  spec.context_tokens = config.get_int("max_position_embeddings", 0);
+      defaults.eps_name == nullptr ? defaults.eps
+      : defaults.eps == 0          ? config.require_float(defaults.eps_name)
+                          : config.get_float(defaults.eps_name, defaults.eps));
+  if (names.context_tokens != nullptr) {
+    spec.context_tokens = config.get_int(names.context_tokens, 0);
+  }
   spec.layers.resize(
-      read_size(config, "num_hidden_layers", defaults.num_layers, kMaxLayers));
+      read_size(config, names.num_layers, defaults.num_layers, kMaxLayers));
   return spec;
 }
 
@@ -96,6 +106,16 @@ double read_rope_theta(const ConfigReader& config, double theta) {
   if (!value && theta != 0) value = theta;
   if (!value || *value <= 0) config.fail("rope_theta", "a positive number");
   return *value;
+}
+
+nn::Rope read_plain_rope(const ConfigReader& config,
+                         int dimensions,
+                         double theta,
+                         bool traditional) {
+  return nn::make_rope({.dimensions = dimensions,
+                        .base = read_rope_theta(config, theta),
+                        .traditional = traditional},
+                       std::nullopt);
 }
 
 nn::Rope read_rope(const ConfigReader& config,
@@ -147,12 +167,77 @@ void read_layer_types(const ConfigReader& config, ArchSpec& spec) {
   }
 }
 
+void read_windows(const ConfigReader& config, ArchSpec& spec, int pattern) {
+  if (config.has("layer_types")) {
+    read_layer_types(config, spec);
+    for (auto& layer : spec.layers) {
+      layer.rotating_cache = layer.window_tokens > 0;
+    }
+  } else {
+    set_window_pattern(spec, config.require_int("sliding_window", 1), pattern);
+  }
+  spec.own_caches = true;
+}
+
 void set_window_pattern(ArchSpec& spec, int window_tokens, int pattern) {
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     if ((i + 1) % pattern == 0) continue;
     spec.layers[i].window_tokens = window_tokens;
     spec.layers[i].rotating_cache = true;
   }
+}
+
+void require_false(const ConfigReader& config, const char* key) {
+  if (config.get_bool(key, false)) {
+    throw Error(ErrorKind::unsupported,
+                "config.json: " + std::string(key) + " isn't supported");
+  }
+}
+
+void require_true(const ConfigReader& config, const char* key) {
+  if (!config.get_bool(key, true)) {
+    throw Error(ErrorKind::unsupported,
+                "config.json: a model without " + std::string(key) +
+                    " isn't supported");
+  }
+}
+
+void require_text(const ConfigReader& config,
+                  const char* key,
+                  std::string_view value) {
+  const auto text = config.get_string(key, std::string(value));
+  if (text != value) {
+    throw Error(ErrorKind::unsupported,
+                "config.json: " + std::string(key) + " \"" + text +
+                    "\" isn't supported; \"" + std::string(value) + "\" is");
+  }
+}
+
+void add_output_norms(ArchSpec& spec) {
+  spec.names.attention_output_norm = "post_attention_layernorm";
+  spec.names.mlp_norm = "pre_feedforward_layernorm";
+  spec.names.mlp_output_norm = "post_feedforward_layernorm";
+}
+
+void use_output_norms_only(ArchSpec& spec) {
+  add_output_norms(spec);
+  spec.names.attention_norm = "";
+  spec.names.mlp_norm = "";
+}
+
+void use_gpt_names(ArchSpec& spec) {
+  spec.prefix = "transformer.";
+  spec.embedding_name = "wte";
+  spec.layers_name = "h";
+  spec.norm_name = "ln_f";
+  spec.names.attention = "attn";
+  spec.names.attention_norm = "ln_1";
+  spec.names.mlp_norm = "ln_2";
+}
+
+void use_layer_norm(ArchSpec& spec) {
+  spec.norm.kind = kernels::NormKind::layer;
+  spec.norm.bias = true;
 }
 
 }  // namespace mlxlm

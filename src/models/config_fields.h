@@ -6,6 +6,19 @@
 
 namespace mlxlm {
 
+// What a family calls its sizes. Null: it has no such field; the family sets
+// the size, of which 1 (for num_key_value_heads as many as heads) stands until
+// then.
+struct FieldNames {
+  const char* hidden_size = "hidden_size";
+  const char* num_layers = "num_hidden_layers";
+  const char* intermediate_size = "intermediate_size";
+  const char* num_heads = "num_attention_heads";
+  const char* num_kv_heads = "num_key_value_heads";
+  const char* vocabulary_size = "vocab_size";
+  const char* context_tokens = "max_position_embeddings";
+};
+
 // 0 as a default: the field is required.
 struct FieldDefaults {
   int hidden_size = 0;
@@ -13,10 +26,11 @@ struct FieldDefaults {
   int intermediate_size = 0;
   int num_heads = 0;
   int vocabulary_size = 0;
-  const char* eps_name = "rms_norm_eps";
+  const char* eps_name = "rms_norm_eps";  // null: eps is what it is
   double eps = 0;
   int num_kv_heads = 0;
   int head_size = 0;
+  FieldNames names = {};
 };
 
 // What num_key_value_heads is where it is left out and has no default.
@@ -31,6 +45,12 @@ ArchSpec read_sizes(const ConfigReader& config,
                     KvHeads kv_heads,
                     HeadSize head_size,
                     const FieldDefaults& defaults = {});
+
+// Rope without scaling, from rope_theta (`theta` 0: required).
+nn::Rope read_plain_rope(const ConfigReader& config,
+                         int dimensions,
+                         double theta,
+                         bool traditional = false);
 
 // The rope of `dimensions` of each head from rope_theta, rope_traditional and
 // rope_scaling. transformers 5 nests them under rope_parameters; that counts
@@ -57,8 +77,31 @@ int rotated_dimensions(const ConfigReader& config,
 // other types than that and "full_attention" are refused.
 void read_layer_types(const ConfigReader& config, ArchSpec& spec);
 
+// The layers of layer_types, or where it is missing all but every `pattern`-th,
+// see sliding_window tokens, held in rotating caches that the architecture
+// chooses itself.
+void read_windows(const ConfigReader& config, ArchSpec& spec, int pattern);
+
 // Every `pattern`-th layer sees everything, the others sliding_window tokens,
 // held in rotating caches.
 void set_window_pattern(ArchSpec& spec, int window_tokens, int pattern);
+
+// Throws Error{unsupported} if the field holds something else than this value,
+// the only one that is implemented.
+void require_false(const ConfigReader& config, const char* key);
+void require_true(const ConfigReader& config, const char* key);
+void require_text(const ConfigReader& config,
+                  const char* key,
+                  std::string_view value);
+
+// Norms of what attention and MLP add, besides those before them or alone.
+void add_output_norms(ArchSpec& spec);
+void use_output_norms_only(ArchSpec& spec);
+
+// What GPT-2 calls the parts of a model.
+void use_gpt_names(ArchSpec& spec);
+
+// LayerNorm with biases everywhere.
+void use_layer_norm(ArchSpec& spec);
 
 }  // namespace mlxlm

@@ -42,7 +42,7 @@ Decoder::Decoder(ArchSpec spec,
                  const LoadOptions& options)
     : spec_(std::move(spec)),
       config_(std::move(checkpoint.config)),
-      dtype_(activation_dtype(checkpoint, spec_.prefix + "embed_tokens")),
+      dtype_(activation_dtype(checkpoint, spec_.prefix + spec_.embedding_name)),
       embedding_{.weight = mx::array(0.0f)} {
   bind_weights(checkpoint, adapter, options);
   // The last others who have them.
@@ -54,16 +54,26 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
                            const Adapter* adapter,
                            const LoadOptions& options) {
   WeightBinder weights(checkpoint, dtype_, adapter);
-  embedding_ = weights.embedding(
-      spec_.prefix + "embed_tokens", spec_.vocabulary_size, spec_.hidden_size);
+  embedding_ = weights.embedding(spec_.prefix + spec_.embedding_name,
+                                 spec_.vocabulary_size,
+                                 spec_.hidden_size);
+  if (!spec_.positions_name.empty()) {
+    positions_ = weights.embedding(spec_.prefix + spec_.positions_name,
+                                   spec_.num_positions,
+                                   spec_.hidden_size);
+  }
   layers_.reserve(spec_.layers.size());
   for (int i = 0; i < num_layers(); ++i) {
-    layers_.push_back(make_layer(weights, i));
+    layers_.push_back(make_layer(spec_, weights, i));
   }
-  norm_ = weights.norm(spec_.prefix + "norm", spec_.hidden_size, spec_.norm);
+  norm_ = weights.norm(spec_.prefix + spec_.norm_name,
+                       spec_.hidden_size,
+                       spec_.final_norm_spec.value_or(spec_.norm));
   if (!spec_.tied_head) {
-    own_head_ = weights.linear(
-        spec_.head_name, spec_.vocabulary_size, spec_.hidden_size);
+    own_head_ = weights.linear(spec_.head_name,
+                               spec_.vocabulary_size,
+                               spec_.hidden_size,
+                               spec_.head_bias);
   }
   weights.finish(options.strict, num_layers());
   parameters_ = weights.parameters();
@@ -100,144 +110,9 @@ void Decoder::prepare_weights() {
     if (scales != nullptr) scales->value = *linear.scales;
     if (zeros != nullptr) zeros->value = *linear.zeros;
   };
-  auto prepare_mlp = [&](nn::Mlp& mlp) {
-    if (mlp.gate) prepare_one(*mlp.gate);
-    prepare_one(mlp.up);
-    prepare_one(mlp.down);
-  };
   // An embedding that is nothing else is only looked up in.
   prepare_one(own_head_ ? *own_head_ : embedding_);
-  for (auto& layer : layers_) {
-    for (auto* each : {&layer.attention.q,
-                       &layer.attention.k,
-                       &layer.attention.v,
-                       &layer.attention.o}) {
-      prepare_one(*each);
-    }
-    if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
-      prepare_mlp(*mlp);
-      continue;
-    }
-    auto& experts = std::get<nn::Experts>(layer.mlp);
-    for (auto* each :
-         {&experts.router, &experts.gate, &experts.up, &experts.down}) {
-      prepare_one(*each);
-    }
-    if (experts.shared) prepare_mlp(*experts.shared);
-    if (experts.shared_gate) prepare_one(*experts.shared_gate);
-  }
-}
-
-Decoder::Layer Decoder::make_layer(WeightBinder& weights, int index) const {
-  const auto& layer = spec_.layers[index];
-  const auto& names = spec_.names;
-  const auto path = spec_.prefix + "layers." + std::to_string(index) + ".";
-  auto norm = [&](const std::string& name) -> std::optional<kernels::Norm> {
-    if (name.empty()) return std::nullopt;
-    return weights.norm(path + name, spec_.hidden_size, spec_.norm);
-  };
-  const auto mlp_path = path + names.mlp + ".";
-  auto mlp = [&]() -> std::variant<nn::Mlp, nn::Experts> {
-    if (layer.experts) return make_experts(weights, mlp_path);
-    return make_mlp(weights, mlp_path, spec_.intermediate_size);
-  };
-  return {
-      .attention_norm = norm(names.attention_norm),
-      .attention_output_norm = norm(names.attention_output_norm),
-      .mlp_norm = norm(names.mlp_norm),
-      .mlp_output_norm = norm(names.mlp_output_norm),
-      .attention = make_attention(weights, path + names.attention + ".", layer),
-      .mlp = mlp()};
-}
-
-nn::Attention Decoder::make_attention(WeightBinder& weights,
-                                      const std::string& path,
-                                      const LayerSpec& layer) const {
-  const auto& names = spec_.names;
-  const int q_size = spec_.num_heads * spec_.head_size;
-  const int kv_size = spec_.num_kv_heads * spec_.head_size;
-  auto projection = [&](const std::string& name, int size) {
-    return weights.linear(path + name, size, spec_.hidden_size, spec_.qkv_bias);
-  };
-  std::vector<kernels::Linear> qkv;
-  if (names.qkv.empty()) {
-    qkv = {projection(names.q, q_size),
-           projection(names.k, kv_size),
-           projection(names.v, kv_size)};
-  } else {
-    const int sizes[] = {q_size, kv_size, kv_size};
-    qkv = nn::split_rows(projection(names.qkv, q_size + 2 * kv_size), sizes);
-  }
-  nn::Attention attention{
-      .q = qkv[0],
-      .k = qkv[1],
-      .v = qkv[2],
-      .o = weights.linear(
-          path + names.o, spec_.hidden_size, q_size, spec_.o_bias),
-      .rope = layer.rope < 0 ? nullptr : &spec_.ropes[layer.rope],
-      .num_heads = spec_.num_heads,
-      .num_kv_heads = spec_.num_kv_heads,
-      .spec = {.scale = spec_.attention_scale,
-               .window_tokens = layer.window_tokens,
-               .softcap = spec_.attention_softcap}};
-  if (spec_.qk_norm != QkNorm::none) {
-    const bool per_head = spec_.qk_norm == QkNorm::per_head;
-    // Never with a bias, whatever the layer's own norms have.
-    NormSpec norm = spec_.norm;
-    norm.bias = false;
-    attention.q_norm = weights.norm(
-        path + "q_norm", per_head ? spec_.head_size : q_size, norm);
-    attention.k_norm = weights.norm(
-        path + "k_norm", per_head ? spec_.head_size : kv_size, norm);
-  }
-  return attention;
-}
-
-nn::Mlp Decoder::make_mlp(WeightBinder& weights,
-                          const std::string& path,
-                          int hidden_size) const {
-  const auto& names = spec_.names;
-  auto projection = [&](const std::string& name, int size) {
-    return weights.linear(path + name, size, spec_.hidden_size, spec_.mlp_bias);
-  };
-  auto down = weights.linear(
-      path + names.down, spec_.hidden_size, hidden_size, spec_.mlp_bias);
-  if (!names.gate_up.empty()) {
-    const int sizes[] = {hidden_size, hidden_size};
-    auto parts =
-        nn::split_rows(projection(names.gate_up, 2 * hidden_size), sizes);
-    return {parts[0], parts[1], down, spec_.activation};
-  }
-  std::optional<kernels::Linear> gate;
-  if (spec_.gated_mlp) gate = projection(names.gate, hidden_size);
-  return {gate, projection(names.up, hidden_size), down, spec_.activation};
-}
-
-nn::Experts Decoder::make_experts(WeightBinder& weights,
-                                  const std::string& path) const {
-  const auto& experts = *spec_.experts;
-  const auto& names = spec_.names;
-  auto stack = [&](const std::string& name, int outputs, int inputs) {
-    return weights.expert_stack(
-        path + "switch_mlp." + name, experts.num_experts, outputs, inputs);
-  };
-  nn::Experts made{
-      .router =
-          weights.linear(path + "gate", experts.num_experts, spec_.hidden_size),
-      .kind = experts.router,
-      .num_chosen = experts.num_chosen,
-      .normalize = experts.normalize,
-      .gate = stack(names.gate, experts.hidden_size, spec_.hidden_size),
-      .up = stack(names.up, experts.hidden_size, spec_.hidden_size),
-      .down = stack(names.down, spec_.hidden_size, experts.hidden_size),
-      .activation = spec_.activation};
-  if (experts.shared_hidden_size > 0) {
-    made.shared =
-        make_mlp(weights, path + "shared_expert.", experts.shared_hidden_size);
-    made.shared_gate =
-        weights.linear(path + "shared_expert_gate", 1, spec_.hidden_size);
-  }
-  return made;
+  for (auto& layer : layers_) for_each_linear(layer, prepare_one);
 }
 
 mx::array Decoder::run(const Layer& layer,
@@ -245,7 +120,7 @@ mx::array Decoder::run(const Layer& layer,
                        Cache* cache) const {
   const auto* attention_norm = pointer(layer.attention_norm);
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  if (dense != nullptr && !spec_.parallel) {
+  if (dense != nullptr && dense->fusible() && !spec_.parallel) {
     return kernels::finish_layer(
         kernels::table(),
         layer.attention.attend(x, attention_norm, cache),
@@ -266,8 +141,8 @@ mx::array Decoder::run(const Layer& layer,
       cache,
       {pointer(layer.attention_output_norm), &x, spec_.residual_scale});
   const auto& mlp_input = spec_.parallel ? x : h;
-  const auto* mlp_norm =
-      spec_.parallel ? attention_norm : pointer(layer.mlp_norm);
+  const bool shared_norm = spec_.parallel && !layer.mlp_norm;
+  const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
   const nn::Residual residual{
       pointer(layer.mlp_output_norm), &h, spec_.residual_scale};
   return std::visit(
@@ -277,6 +152,28 @@ mx::array Decoder::run(const Layer& layer,
 
 mx::array Decoder::embed(const mx::array& tokens) {
   return nn::embed(embedding_, tokens, dtype_);
+}
+
+// embeddings [B, L, D] of the tokens from position `offset` on.
+mx::array Decoder::first_state(mx::array h, int offset) const {
+  if (spec_.embedding_scale != 1.0f) {
+    h = mx::multiply(h, mx::array(spec_.embedding_scale, dtype_));
+  }
+  if (positions_) {
+    const int end = offset + h.shape(1);
+    if (end > spec_.num_positions) {
+      throw Error(ErrorKind::argument,
+                  "the model has positions for " +
+                      std::to_string(spec_.num_positions) +
+                      " tokens, the text needs " + std::to_string(end));
+    }
+    auto places = mx::arange(offset, end);
+    h = mx::add(h, nn::embed(*positions_, places, dtype_));
+  }
+  if (!spec_.embedding_norm) return h;
+  return kernels::table().norm(
+      h,
+      {.kind = spec_.embedding_norm->kind, .eps = spec_.embedding_norm->eps});
 }
 
 mx::array Decoder::finish_logits(mx::array logits) const {
@@ -300,9 +197,7 @@ mx::array Decoder::forward(const mx::array& tokens,
   }
   auto h =
       input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
-  if (spec_.embedding_scale != 1.0f) {
-    h = mx::multiply(h, mx::array(spec_.embedding_scale, dtype_));
-  }
+  h = first_state(h, cache.empty() ? 0 : cache[0]->offset());
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     h = run(layers_[i], h, cache.empty() ? nullptr : cache[i].get());
   }

@@ -1,16 +1,11 @@
 // The decoder that every ArchSpec describes.
 #pragma once
 
-#include <variant>
-
 #include <nlohmann/json.hpp>
 
 #include <mlxlm/model.h>
 
-#include "models/arch_spec.h"
-#include "models/weight_binder.h"
-#include "nn/attention.h"
-#include "nn/mlp.h"
+#include "models/layer.h"
 
 namespace mlxlm {
 
@@ -41,26 +36,11 @@ class Decoder : public Model {
   std::vector<int> eos_token_ids() const override;
 
  private:
-  struct Layer {
-    std::optional<kernels::Norm> attention_norm, attention_output_norm;
-    std::optional<kernels::Norm> mlp_norm, mlp_output_norm;
-    nn::Attention attention;
-    std::variant<nn::Mlp, nn::Experts> mlp;
-  };
-
-  Layer make_layer(WeightBinder& weights, int index) const;
-  nn::Attention make_attention(WeightBinder& weights,
-                               const std::string& path,
-                               const LayerSpec& layer) const;
-  nn::Mlp make_mlp(WeightBinder& weights,
-                   const std::string& path,
-                   int hidden_size) const;
-  nn::Experts make_experts(WeightBinder& weights,
-                           const std::string& path) const;
   void bind_weights(Checkpoint& checkpoint,
                     const Adapter* adapter,
                     const LoadOptions& options);
   void prepare_weights();
+  mx::array first_state(mx::array embeddings, int offset) const;
   mx::array run(const Layer& layer, const mx::array& x, Cache* cache) const;
   mx::array finish_logits(mx::array logits) const;
 
@@ -68,6 +48,7 @@ class Decoder : public Model {
   nlohmann::json config_;
   mx::Dtype dtype_;  // of activations
   kernels::Linear embedding_;
+  std::optional<kernels::Linear> positions_;
   std::vector<Layer> layers_;
   std::optional<kernels::Norm> norm_;
   std::optional<kernels::Linear> own_head_;  // none: the embedding's

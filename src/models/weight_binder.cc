@@ -181,13 +181,37 @@ kernels::Linear WeightBinder::expert_stack(const std::string& path,
 kernels::Norm WeightBinder::norm(const std::string& path,
                                  int size,
                                  const NormSpec& spec) {
-  auto weight = tensor(path + ".weight", {size});
-  if (spec.plus_one) {
-    weight = derive(mx::add(weight, mx::array(1.0f, activation_dtype_)));
-  }
-  kernels::Norm norm{spec.kind, weight, std::nullopt, spec.eps};
+  kernels::Norm norm{.kind = spec.kind, .eps = spec.eps};
+  if (spec.weight) norm.weight = norm_weight(path, {size}, spec);
   if (spec.bias) norm.bias = tensor(path + ".bias", {size});
   return norm;
+}
+
+kernels::Norm WeightBinder::head_norm(const std::string& path,
+                                      int num_heads,
+                                      int size,
+                                      const NormSpec& spec) {
+  kernels::Norm norm{.kind = spec.kind, .eps = spec.eps};
+  if (!checkpoint_.weights.contains(path + ".norms.0.weight")) {
+    norm.weight = norm_weight(path, {num_heads, size}, spec);
+    return norm;
+  }
+  std::vector<mx::array> rows;
+  for (int h = 0; h < num_heads; ++h) {
+    const auto head = path + ".norms." + std::to_string(h);
+    rows.push_back(norm_weight(head, {size}, spec));
+  }
+  norm.weight = derive(mx::stack(rows));
+  return norm;
+}
+
+mx::array WeightBinder::norm_weight(const std::string& path,
+                                    const mx::Shape& shape,
+                                    const NormSpec& spec) {
+  auto weight = tensor(path + ".weight", shape);
+  if (spec.weight_offset == 0) return weight;
+  return derive(
+      mx::add(weight, mx::array(spec.weight_offset, activation_dtype_)));
 }
 
 void WeightBinder::finish(bool strict, int num_layers) {

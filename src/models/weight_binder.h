@@ -42,6 +42,12 @@ class WeightBinder {
                                int num_inputs);
 
   kernels::Norm norm(const std::string& path, int size, const NormSpec& spec);
+  // With a weight for each head, [num_heads, size]: one tensor, or one
+  // "<path>.norms.<h>.weight" for each head.
+  kernels::Norm head_norm(const std::string& path,
+                          int num_heads,
+                          int size,
+                          const NormSpec& spec);
 
   // Throws Error{weights} with all faults; tensors nobody asked for are one
   // unless `strict` is off. `num_layers` of the model.
@@ -62,6 +68,9 @@ class WeightBinder {
                          AdapterTarget target,
                          bool bias = false);
   mx::array derive(mx::array value);
+  mx::array norm_weight(const std::string& path,
+                        const mx::Shape& shape,
+                        const NormSpec& spec);
   void adapt(kernels::Linear& linear,
              const std::string& path,
              const AdapterTarget& target);

@@ -1,5 +1,7 @@
 #include "models/weight_names.h"
 
+#include <optional>
+
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
@@ -7,16 +9,63 @@
 namespace mlxlm {
 namespace {
 
-template <typename Map>
-void rename_keys(Map& map, const std::string& from, const std::string& to) {
-  std::vector<std::string> old_names;
-  for (const auto& [name, value] : map) {
-    if (name.starts_with(from)) old_names.push_back(name);
+// What the stars of the pattern stand for, the first as short as possible; none
+// if the name doesn't match.
+std::optional<std::vector<std::string_view>> match(std::string_view pattern,
+                                                   std::string_view name) {
+  const auto star = pattern.find('*');
+  if (name.substr(0, star) != pattern.substr(0, star)) return std::nullopt;
+  if (star == std::string_view::npos) {
+    if (name.size() != pattern.size()) return std::nullopt;
+    return std::vector<std::string_view>{};
   }
-  for (const auto& name : old_names) {
-    auto node = map.extract(name);
-    node.key() = to + name.substr(from.size());
-    map.insert(std::move(node));
+  const auto rest = pattern.substr(star + 1);
+  for (auto end = star; end <= name.size(); ++end) {
+    if (auto found = match(rest, name.substr(end))) {
+      found->insert(found->begin(), name.substr(star, end - star));
+      return found;
+    }
+  }
+  return std::nullopt;
+}
+
+std::string filled(std::string_view name,
+                   const std::vector<std::string_view>& parts) {
+  std::string result;
+  std::size_t next = 0;
+  for (char c : name) {
+    if (c == '*' && next < parts.size()) {
+      result += parts[next++];
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
+// `suffix` is what a key lacks of a tensor's name.
+template <typename Map>
+void rename_keys(Map& map, const WeightRule& rule, std::string_view suffix) {
+  std::vector<std::pair<std::string, std::string>> renamed;
+  for (const auto& [key, value] : map) {
+    const auto full = key + std::string(suffix);
+    if (auto parts = match(rule.pattern, full)) {
+      auto name = filled(rule.name, *parts);
+      if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
+      renamed.emplace_back(key, std::move(name));
+    }
+  }
+  std::vector<typename Map::node_type> nodes;
+  for (auto& [key, name] : renamed) {
+    nodes.push_back(map.extract(key));
+    nodes.back().key() = std::move(name);
+  }
+  for (auto& node : nodes) map.insert(std::move(node));
+}
+
+void transpose(Checkpoint& checkpoint, const std::string& pattern) {
+  for (auto& [name, value] : checkpoint.weights) {
+    if (value.ndim() == 2 && match(pattern, name)) value = mx::transpose(value);
   }
 }
 
@@ -31,11 +80,29 @@ void drop_weights(Checkpoint& checkpoint,
   });
 }
 
+void apply_rules(Checkpoint& checkpoint, const std::vector<WeightRule>& rules) {
+  for (const auto& rule : rules) {
+    switch (rule.action) {
+      case WeightRule::Action::drop:
+        drop_weights(checkpoint, [&](std::string_view name) {
+          return match(rule.pattern, name).has_value();
+        });
+        break;
+      case WeightRule::Action::rename:
+        rename_keys(checkpoint.weights, rule, "");
+        rename_keys(checkpoint.quantized, rule, ".weight");
+        break;
+      case WeightRule::Action::transpose:
+        transpose(checkpoint, rule.pattern);
+        break;
+    }
+  }
+}
+
 void rename_prefix(Checkpoint& checkpoint,
                    const std::string& from,
                    const std::string& to) {
-  rename_keys(checkpoint.weights, from, to);
-  rename_keys(checkpoint.quantized, from, to);
+  apply_rules(checkpoint, {{WeightRule::Action::rename, from + "*", to + "*"}});
 }
 
 void stack_experts(Checkpoint& checkpoint,

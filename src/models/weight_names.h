@@ -11,6 +11,18 @@
 
 namespace mlxlm {
 
+// What becomes of each tensor whose name matches `pattern`, in which a * stands
+// for any characters. Lazy: data is read and moved when the model is evaluated.
+struct WeightRule {
+  enum class Action { drop, rename, transpose };
+  Action action;
+  std::string pattern;
+  std::string name = {};  // of rename: each * is what the pattern's was
+};
+
+// Applies one rule after the other to all names.
+void apply_rules(Checkpoint& checkpoint, const std::vector<WeightRule>& rules);
+
 // Forgets every tensor whose name fulfils the condition.
 void drop_weights(Checkpoint& checkpoint,
                   const std::function<bool(std::string_view name)>& condition);

@@ -5,36 +5,112 @@
 #include "cache/mask.h"
 
 namespace mlxlm::nn {
+namespace {
+
+using kernels::HeadProjection;
+
+const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
+  return norm ? &*norm : nullptr;
+}
+
+bool is_each_head(const std::optional<kernels::Norm>& norm) {
+  return norm && norm->weight && norm->weight->ndim() == 2;
+}
+
+// x [B, L, H * Dh], each head normalized with its row of the weight [H, Dh].
+mx::array norm_each_head(const mx::array& x, const kernels::Norm& norm) {
+  const auto& weight = *norm.weight;
+  auto heads = mx::reshape(
+      x, {x.shape(0), x.shape(1), weight.shape(0), weight.shape(1)});
+  auto y = kernels::table().norm(heads, {.kind = norm.kind, .eps = norm.eps});
+  return mx::reshape(mx::multiply(y, mx::astype(weight, y.dtype())), x.shape());
+}
+
+// x [B, L, H * Dh] -> [B, L, H * Dh] of heads [B, H, L, Dh].
+mx::array in_token_order(const mx::array& heads) {
+  auto y = heads.shape(2) > 1 ? mx::transpose(heads, {0, 2, 1, 3}) : heads;
+  return mx::reshape(y, {heads.shape(0), heads.shape(2), -1});
+}
+
+// heads [B, H, L, Dh] with head a * (H / n) + b, a < n, at b * n + a.
+mx::array swap_head_axes(const mx::array& heads, int n) {
+  const auto& s = heads.shape();
+  auto split = mx::reshape(heads, {s[0], n, s[1] / n, s[2], s[3]});
+  return mx::reshape(mx::swapaxes(split, 1, 2), s);
+}
+
+}  // namespace
+
+std::vector<mx::array> Attention::project(const mx::array& x,
+                                          const kernels::Norm* norm,
+                                          int offset) const {
+  const auto& table = kernels::table();
+  std::optional<kernels::Rope> turn;
+  if (rope != nullptr) turn = rope->at(x.shape(1), offset);
+  const kernels::Rope* rope_now = turn ? &*turn : nullptr;
+  const bool each_head = is_each_head(q_norm);
+  const bool fused_norm = !each_head && !norm_after_rope;
+  std::vector<HeadProjection> projections{
+      {&q, num_heads, fused_norm ? pointer(q_norm) : nullptr, rope_now},
+      {&k, num_kv_heads, fused_norm ? pointer(k_norm) : nullptr, rope_now},
+      {&v, num_kv_heads, pointer(v_norm), nullptr}};
+  if (gate) projections.push_back({&*gate, num_heads, nullptr, nullptr});
+
+  if (each_head) {
+    std::vector<const kernels::Linear*> linears;
+    for (const auto& p : projections) linears.push_back(p.linear);
+    auto made = table.norm_linear(x, norm, linears);
+    made[0] = norm_each_head(made[0], *q_norm);
+    made[1] = norm_each_head(made[1], *k_norm);
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      const auto& p = projections[i];
+      made[i] = table.norm_rope(
+          made[i], p.num_heads, i < 2 ? nullptr : p.norm, p.rope, offset);
+    }
+    return made;
+  }
+  auto made = kernels::norm_heads(table, x, norm, projections, offset);
+  if (q_norm && norm_after_rope) {
+    made[0] = table.norm(made[0], *q_norm);
+    made[1] = table.norm(made[1], *k_norm);
+  }
+  return made;
+}
 
 mx::array Attention::attend(const mx::array& x,
                             const kernels::Norm* norm,
                             Cache* cache) const {
   const int offset = cache != nullptr ? cache->offset() : 0;
-  std::optional<kernels::Rope> turn;
-  if (rope != nullptr) turn = rope->at(x.shape(1), offset);
-  const kernels::Rope* rope_now = turn ? &*turn : nullptr;
-  auto optional = [](const std::optional<kernels::Norm>& n) {
-    return n ? &*n : nullptr;
-  };
-  const kernels::HeadProjection projections[] = {
-      {&q, num_heads, optional(q_norm), rope_now},
-      {&k, num_kv_heads, optional(k_norm), rope_now},
-      {&v, num_kv_heads, nullptr, nullptr}};
-  auto qkv =
-      kernels::norm_heads(kernels::table(), x, norm, projections, offset);
-  return cache != nullptr ? cache->attend(qkv[0], qkv[1], qkv[2], spec)
-                          : attend_without_cache(qkv[0], qkv[1], qkv[2], spec);
+  auto made = project(x, norm, offset);
+  made[0] = query_scale(made[0], offset);
+  if (alternating_heads) {
+    made[0] = swap_head_axes(made[0], num_heads / num_kv_heads);
+  }
+  auto heads = cache != nullptr
+                   ? cache->attend(made[0], made[1], made[2], spec)
+                   : attend_without_cache(made[0], made[1], made[2], spec);
+  if (alternating_heads) heads = swap_head_axes(heads, num_kv_heads);
+  if (gate) heads = mx::multiply(heads, mx::sigmoid(made[3]));
+  if (heads_norm) {
+    const auto shape = heads.shape();
+    auto rows = kernels::table().norm(in_token_order(heads), *heads_norm);
+    heads = mx::transpose(
+        mx::reshape(rows, {shape[0], shape[2], shape[1], shape[3]}),
+        {0, 2, 1, 3});
+  }
+  return heads;
 }
 
 mx::array Attention::operator()(const mx::array& x,
                                 const kernels::Norm* norm,
                                 Cache* cache,
                                 const Residual& residual) const {
-  auto out = attend(x, norm, cache);
-  if (x.shape(1) > 1) out = mx::transpose(out, {0, 2, 1, 3});
-  out = mx::reshape(out, {x.shape(0), x.shape(1), -1});
   return kernels::table().linear_residual(
-      out, o, residual.post_norm, residual.stream, residual.scale);
+      in_token_order(attend(x, norm, cache)),
+      o,
+      residual.post_norm,
+      residual.stream,
+      residual.scale);
 }
 
 }  // namespace mlxlm::nn

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include <mlxlm/cache.h>
 
 #include "kernels/seam.h"
+#include "nn/query_scale.h"
 #include "nn/rope.h"
 
 namespace mlxlm::nn {
@@ -21,10 +23,20 @@ struct Residual {
 
 struct Attention {
   kernels::Linear q, k, v, o;
+  // Of all numbers, of each head's, or (weight [H, Dh]) of each head's with
+  // weights of its own.
   std::optional<kernels::Norm> q_norm, k_norm;
-  const Rope* rope = nullptr;  // null: no positions
+  std::optional<kernels::Norm> v_norm;
+  bool norm_after_rope = false;  // per head only
+  const Rope* rope = nullptr;    // null: no positions
   int num_heads = 0;
   int num_kv_heads = 0;
+  // Query head h reads key head h % num_kv_heads, not h / group.
+  bool alternating_heads = false;
+  QueryScale query_scale;
+  // Outputs, [H, D] or [H * Dv, D], whose sigmoid multiplies the answers.
+  std::optional<kernels::Linear> gate;
+  std::optional<kernels::Norm> heads_norm;  // over all answers, before o
   AttendSpec spec;
 
   // x [B, L, D], `norm` (may be null) comes first; `cache` null: x is all there
@@ -38,6 +50,12 @@ struct Attention {
                        const kernels::Norm* norm,
                        Cache* cache,
                        const Residual& residual) const;
+
+ private:
+  // Queries, keys, values and (with a gate) its outputs: [B, H, L, Dh] each.
+  std::vector<mx::array> project(const mx::array& x,
+                                 const kernels::Norm* norm,
+                                 int offset) const;
 };
 
 }  // namespace mlxlm::nn

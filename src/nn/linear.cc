@@ -1,5 +1,7 @@
 #include "nn/linear.h"
 
+#include <functional>
+
 #include <mlx/mlx.h>
 
 namespace mlxlm::nn {
@@ -15,31 +17,45 @@ mx::array slice_axis(const mx::array& a, int axis, int begin, int end) {
   return mx::slice(a, start, stop);
 }
 
-void slice_if(std::optional<mx::array>& a, int axis, int begin, int end) {
-  if (a) a = slice_axis(*a, axis, begin, end);
+// Rows along `axis`, in num_groups groups: those from `begin` to `end` of each.
+mx::array slice_groups(
+    const mx::array& a, int axis, int num_groups, int begin, int end) {
+  const int index = axis < 0 ? static_cast<int>(a.ndim()) + axis : axis;
+  auto shape = a.shape();
+  const int group_rows = shape[index] / num_groups;
+  auto grouped = shape;
+  grouped[index] = num_groups;
+  grouped.insert(grouped.begin() + index + 1, group_rows);
+  shape[index] = num_groups * (end - begin);
+  return mx::reshape(slice_axis(mx::reshape(a, grouped), index + 1, begin, end),
+                     shape);
 }
 
 mx::array take_rows(const mx::array& a, const mx::array& tokens) {
   return mx::take(a, tokens, 0);
 }
 
-}  // namespace
+using Slice = mx::array(const mx::array&, int axis, int begin, int end);
 
-std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
-                                        std::span<const int> row_counts) {
+std::vector<kernels::Linear> split_by(const kernels::Linear& linear,
+                                      std::span<const int> row_counts,
+                                      const std::function<Slice>& slice) {
   std::vector<kernels::Linear> parts;
   int begin = 0;
   for (int rows : row_counts) {
     const int end = begin + rows;
+    auto slice_if = [&](std::optional<mx::array>& a, int axis) {
+      if (a) a = slice(*a, axis, begin, end);
+    };
     auto part = linear;
-    part.weight = slice_axis(linear.weight, -2, begin, end);
-    slice_if(part.scales, -2, begin, end);
-    slice_if(part.zeros, -2, begin, end);
-    slice_if(part.bias, -1, begin, end);
+    part.weight = slice(linear.weight, -2, begin, end);
+    slice_if(part.scales, -2);
+    slice_if(part.zeros, -2);
+    slice_if(part.bias, -1);
     if (linear.low_rank) {
       auto low_rank = *linear.low_rank;
-      low_rank.b = slice_axis(low_rank.b, -1, begin, end);
-      slice_if(low_rank.row_scale, -1, begin, end);
+      low_rank.b = slice(low_rank.b, -1, begin, end);
+      slice_if(low_rank.row_scale, -1);
       part.low_rank =
           std::make_shared<const kernels::LowRank>(std::move(low_rank));
     }
@@ -47,6 +63,24 @@ std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
     begin = end;
   }
   return parts;
+}
+
+}  // namespace
+
+std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
+                                        std::span<const int> row_counts) {
+  return split_by(linear, row_counts, slice_axis);
+}
+
+std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
+                                              int num_groups,
+                                              std::span<const int> row_counts) {
+  return split_by(
+      linear,
+      row_counts,
+      [num_groups](const mx::array& a, int axis, int begin, int end) {
+        return slice_groups(a, axis, num_groups, begin, end);
+      });
 }
 
 mx::array dequantized_weight(const kernels::Linear& linear) {

@@ -15,6 +15,12 @@ namespace mx = mlx::core;
 std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
                                         std::span<const int> row_counts);
 
+// The same of a layer whose rows come in `num_groups` equal groups, each with
+// so many rows of every part. The rows are copied.
+std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
+                                              int num_groups,
+                                              std::span<const int> row_counts);
+
 // The weight [N, K] (or [E, N, K]) in float32.
 mx::array dequantized_weight(const kernels::Linear& linear);
 

@@ -17,6 +17,7 @@ mx::array Mlp::operator()(const mx::array& x,
   const auto& table = kernels::table();
   auto hidden =
       table.norm_gated_mlp(x, norm, gate ? &*gate : nullptr, up, activation);
+  if (hidden_norm) hidden = table.norm(hidden, *hidden_norm);
   return table.linear_residual(
       hidden, down, residual.post_norm, residual.stream, residual.scale);
 }

@@ -14,6 +14,10 @@ struct Mlp {
   std::optional<kernels::Linear> gate;  // none: down(activation(up(x)))
   kernels::Linear up, down;
   kernels::Activation activation = kernels::Activation::silu;
+  std::optional<kernels::Norm> hidden_norm;  // before down
+
+  // Whether kernels::finish_layer computes all of it.
+  bool fusible() const { return !hidden_norm; }
 
   // x [B, L, D] -> [B, L, D]; `norm` (may be null) comes first.
   mx::array operator()(const mx::array& x,

@@ -178,6 +178,11 @@ Rope Rope::long_rope(const LongRopeOptions& options) {
   return with_freqs(plain_options, freqs, scale);
 }
 
+Rope reversed_rope(int dimensions, double base) {
+  const RopeOptions options{.dimensions = dimensions, .base = base};
+  return with_freqs(options, mx::negative(wavelengths(options)));
+}
+
 std::string rope_type(const ConfigReader& scaling) {
   auto type = scaling.get_string("type", "");
   return type.empty() ? scaling.get_string("rope_type", "default") : type;

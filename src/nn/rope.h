@@ -48,6 +48,9 @@ class Rope {
   int max_positions_ = 0;
 };
 
+// Turns the other way: frequencies below zero.
+Rope reversed_rope(int dimensions, double base);
+
 // `scaling` is the configuration's rope_scaling or rope_parameters, if it has
 // one. Throws Error{config, unsupported}.
 Rope make_rope(const RopeOptions& options,

@@ -10,12 +10,14 @@ FOLDER/models/SKIPPED says why there is nothing, and the tests skip.
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,6 +170,43 @@ VARIANTS = {
         ONE_KV_HEAD | {"num_experts": 0, "head_dim": 32},
         {"norm_topk_prob": False, "num_experts_per_tok": 4, "moe_intermediate_size": 32},
     ],
+    "cohere": [BIASES | ONE_KV_HEAD | {"layer_norm_bias": True, "use_qk_norm": True}],
+    "ernie4_5": [TIED | ONE_KV_HEAD | {"use_bias": True, "head_dim": 24}],
+    "exaone": [UNTIED | BIASES | ONE_KV_HEAD | {"head_dim": None, "rope_scaling": YARN}],
+    "exaone4": [TIED | {"sliding_window": 6, "sliding_window_pattern": "LG", "num_hidden_layers": 3}],
+    "glm": [UNTIED | ONE_KV_HEAD | {"attention_bias": True, "head_dim": 24}],
+    "gpt2": [{"n_head": 2, "layer_norm_epsilon": 1e-3}],
+    "gpt_bigcode": [UNTIED | BIASES | {"multi_query": False, "n_head": 2}, {"attention_bias": False, "mlp_bias": False}],
+    "gpt_neox": [{"use_parallel_residual": False, "rotary_pct": 1.0, "num_attention_heads": 2}],
+    "gptj": [{"rotary_dim": 8, "n_head": 2}],
+    "helium": [TIED | BIASES | ONE_KV_HEAD],
+    "hunyuan_v1_dense": [TIED | ONE_KV_HEAD | {"attention_bias": True, "use_qk_norm": False, "head_dim": 24}, {"rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}}],
+    "internlm2": [TIED | {"bias": True, "rope_scaling": None, "rope_traditional": True}, ONE_KV_HEAD | {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16}],
+    "internlm3": [TIED | {"bias": True, "qkv_bias": True, "rope_scaling": None, "num_key_value_heads": None}],
+    "lille-130m": [{"n_kv_heads": 1, "layer_norm_eps": 1e-3}],
+    "llava": [{"text_config": TIED | {"head_dim": 24}}],
+    "mimo": [TIED | ONE_KV_HEAD | {"rope_scaling": LINEAR, "rope_traditional": True}],
+    "minicpm": [ONE_KV_HEAD | {"rope_scaling": LINEAR, "rope_traditional": True, "scale_depth": 0.7}],
+    "ministral3": [TIED | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}, ONE_KV_HEAD | {"head_dim": None, "rope_parameters": {"rope_theta": 5000.0, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4}}],
+    "mistral3": [{"text_config": {"tie_word_embeddings": None, "model_type": "ministral3", "rope_parameters": {"rope_theta": 5000.0, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4}}}],
+    "muse_glimmer": [TIED | {"layer_rope_theta": [0, 1.0, 1.0, 0], "post_norm_eps": None, "head_dim": 32}, ONE_KV_HEAD | {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}],
+    "nanochat": [{"num_key_value_heads": 2, "rope_theta": 500.0, "num_hidden_layers": 3}],
+    "nemotron": [TIED | BIASES | {"head_dim": 24, "partial_rotary_factor": 1.0, "rope_scaling": None}, ONE_KV_HEAD | {"rope_scaling": {"type": "linear", "factor": 2.5}}],
+    "olmo": [{"mlp_hidden_size": 128, "embedding_size": 104, "rope_traditional": True, "n_heads": 2}],
+    "olmo3": [TIED | {"attention_bias": True, "num_key_value_heads": None, "rope_scaling": YARN, "head_dim": 24}],
+    "openelm": [{"share_input_output_layers": False, "normalize_qk_projections": False, "num_query_heads": [2, 6], "num_kv_heads": [1, 3], "ffn_multipliers": [0.6, 2.3]}],
+    "phi": [ONE_KV_HEAD | {"partial_rotary_factor": 1.0, "num_hidden_layers": 3}],
+    "pixtral": [{"text_config": {"num_attention_heads": None, "head_dim": 8, "num_key_value_heads": 8}}],
+    "plamo": [{"n_shared_head": 4, "rope_traditional": True}],
+    "plamo3": [UNTIED | {"sliding_window": 5, "sliding_window_pattern": 3, "rope_local_theta": None}],
+    "qwen": [{"no_bias": False, "num_attention_heads": 2, "kv_channels": 32}],
+    "qwen2_5_vl": [],
+    "qwen2_vl": [{"text_config": TIED | ONE_KV_HEAD | {"rope_scaling": MROPE, "num_attention_heads": 8}}],
+    "qwen3_vl": [{"text_config": TIED | {"rope_scaling": None}}],
+    "seed_oss": [BIASES | ONE_KV_HEAD | {"tie_word_embeddings": False, "rope_scaling": YARN, "rope_traditional": True}],
+    "spark2_5": [UNTIED | BIASES | {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}],
+    "stablelm": [ONE_KV_HEAD | {"use_qkv_bias": False, "use_parallel_residual": True, "qk_layernorm": True}],
+    "telechat3": [TIED | BIASES | ONE_KV_HEAD | {"head_dim": 24, "rope_scaling": YARN}],
 }
 
 HF_LAYOUT = ("mixtral", "qwen2_moe", "qwen3_moe")
@@ -224,6 +263,9 @@ def load_oracle(path):
     spec = importlib.util.spec_from_file_location("oracle", path)
     oracle = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(oracle)
+
+    # olmo ends the program without it, but uses nothing of it.
+    sys.modules.setdefault("hf_olmo", types.ModuleType("hf_olmo"))
 
     def not_needed(*args, **kwargs):
         raise NotImplementedError("batches are tested elsewhere")
@@ -295,6 +337,51 @@ def evaluated_in_float32(oracle, family):
         oracle.NORMALIZED_ON_LOAD.discard(family)
 
 
+@contextlib.contextmanager
+def corrected(module_name):
+    """The reference without those of its faults that change results; they are
+    listed in docs/DIFFERENCES.md."""
+    module = importlib.import_module(f"mlx_lm.models.{module_name}")
+    names = [n for n in ("create_attention_mask", "Model") if hasattr(module, n)]
+    kept = {name: getattr(module, name) for name in names}
+    make_mask = kept.get("create_attention_mask")
+    if module_name == "olmo":
+        module.create_attention_mask = additive(make_mask)
+        call = module.Model.__call__
+
+        class Model(module.Model):
+            def __call__(self, *args, **kwargs):
+                out = call(self, *args, **kwargs)
+                return out[0] if isinstance(out, tuple) else out
+
+        module.Model = Model
+    elif module_name == "plamo3":
+
+        def one_less(h, cache=None, window_size=None, **kwargs):
+            window = window_size and window_size - 1
+            return make_mask(h, cache, window_size=window, **kwargs)
+
+        module.create_attention_mask = one_less
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(module, name, value)
+
+
+def additive(make_mask):
+    """A function that makes arrays to add, not booleans or names of masks."""
+    import mlx.core as mx
+
+    def make(h, cache=None, **kwargs):
+        mask = make_mask(h, cache, **dict(kwargs, return_array=True))
+        if mask is None or mask.dtype != mx.bool_:
+            return mask
+        return mx.where(mask, mx.array(0, h.dtype), mx.array(-float("inf"), h.dtype))
+
+    return make
+
+
 def cases(family, config):
     """(variant, configuration, options) of every model to make."""
     yield "visible", config, {}
@@ -334,7 +421,8 @@ def make_family(oracle, runs, family, config, folder):
             # mistral is built by llama's code
             module = oracle.model_file(changed_config)
             try:
-                with evaluated_in_float32(oracle, module) if half else contextlib.nullcontext():
+                half_cast = evaluated_in_float32(oracle, module) if half else None
+                with corrected(module), half_cast or contextlib.nullcontext():
                     runs.clear()
                     oracle.make(arguments)
                     for run in runs:

@@ -5,23 +5,17 @@
 
 #include "models/config_fields.h"
 #include "models/family.h"
-#include "models/weight_names.h"
+#include "models/text_half.h"
 
 namespace mlxlm {
 namespace {
 
 void set_gemma(ArchSpec& spec) {
-  spec.norm.plus_one = true;
+  spec.norm.weight_offset = 1;
   spec.activation = kernels::Activation::gelu_tanh;
   spec.tied_head = true;
   spec.embedding_scale =
       static_cast<float>(std::sqrt(double(spec.hidden_size)));
-}
-
-void set_four_norms(ArchSpec& spec) {
-  spec.names.attention_output_norm = "post_attention_layernorm";
-  spec.names.mlp_norm = "pre_feedforward_layernorm";
-  spec.names.mlp_output_norm = "post_feedforward_layernorm";
 }
 
 ArchSpec gemma_like(const ConfigReader& config) {
@@ -57,7 +51,7 @@ ArchSpec gemma_spec(const ConfigReader& config, Checkpoint&) {
 
 ArchSpec gemma2_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = gemma_like(config);
-  set_four_norms(spec);
+  add_output_norms(spec);
   spec.attention_scale = scale_of_scalar(config, 144);
   spec.attention_softcap = read_softcap(config, "attn_logit_softcapping", 50);
   spec.logit_softcap = read_softcap(config, "final_logit_softcapping", 30);
@@ -77,7 +71,7 @@ ArchSpec gemma3_text_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                           .num_kv_heads = 1,
                           .head_size = 256});
   set_gemma(spec);
-  set_four_norms(spec);
+  add_output_norms(spec);
   spec.qk_norm = QkNorm::per_head;
   // The configuration doesn't say whether the head is tied.
   spec.tied_head = !checkpoint.weights.contains("lm_head.weight");
@@ -104,30 +98,11 @@ ArchSpec gemma3_text_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec gemma3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  drop_weights(checkpoint, [](std::string_view name) {
-    for (const char* part : {"vision_tower.", "multi_modal_projector."}) {
-      if (name.starts_with(part) ||
-          name.starts_with("model." + std::string(part))) {
-        return true;
-      }
-    }
-    return false;
-  });
-  // As published by transformers before and since version 4.52.
-  rename_prefix(checkpoint, "model.language_model.", "language_model.model.");
-  rename_prefix(checkpoint, "lm_head.", "language_model.lm_head.");
-
-  const std::string head = "language_model.lm_head";
   auto text = config.require_object("text_config").raw();
   text["vocab_size"] = config.get_int("vocab_size", 262208, 1);
   if (!text.contains("num_attention_heads")) text["num_attention_heads"] = 8;
   if (!text.contains("num_key_value_heads")) text["num_key_value_heads"] = 4;
-  auto spec = gemma3_text_spec(ConfigReader(text, "config.json: text_config"),
-                               checkpoint);
-  spec.prefix = "language_model.model.";
-  spec.head_name = head;
-  spec.tied_head = !checkpoint.weights.contains(head + ".weight");
-  return spec;
+  return text_half_spec(text, checkpoint, gemma3_text_spec);
 }
 
 }  // namespace mlxlm

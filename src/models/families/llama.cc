@@ -1,6 +1,8 @@
-// llama (and mistral, xverse, iquestcoder, which are llama) and smollm3.
+// llama (and mistral, xverse, iquestcoder, which are llama), smollm3, and those
+// with other biases or positions.
 #include "models/config_fields.h"
 #include "models/family.h"
+#include "models/weight_names.h"
 
 namespace mlxlm {
 namespace {
@@ -44,6 +46,67 @@ ArchSpec smollm3_spec(const ConfigReader& config, Checkpoint&) {
     const bool turn = use_rope ? (*use_rope)[i] : (i + 1) % interval != 0;
     if (!turn) spec.layers[i].rope = -1;
   }
+  return spec;
+}
+
+ArchSpec helium_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
+  if (config.require_int("head_dim", 1) != spec.head_size) {
+    config.fail("head_dim", "hidden_size over num_attention_heads");
+  }
+  spec.tied_head = config.require_bool("tie_word_embeddings");
+  spec.qkv_bias = config.require_bool("attention_bias");
+  spec.mlp_bias = config.require_bool("mlp_bias");
+  spec.ropes = {read_plain_rope(config, spec.head_size, 0, true)};
+  return spec;
+}
+
+ArchSpec ernie4_5_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
+  spec.tied_head = config.require_bool("tie_word_embeddings");
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = config.require_bool("use_bias");
+  spec.ropes = {read_plain_rope(config, spec.head_size, 0, true)};
+  return spec;
+}
+
+ArchSpec mimo_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
+  spec.qkv_bias = true;
+  spec.ropes = {read_rope(config,
+                          spec.head_size,
+                          10000,
+                          false,
+                          config.get_int("max_position_embeddings", 32768))};
+  config.find_int("num_nextn_predict_layers");  // of layers that are dropped:
+  apply_rules(checkpoint, {{WeightRule::Action::drop, "model.mtp_layers.*"}});
+  return spec;
+}
+
+ArchSpec seed_oss_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
+  spec.tied_head = config.get_bool("tie_word_embeddings", true);
+  spec.qkv_bias = config.get_bool("attention_bias", false);
+  spec.o_bias = config.get_bool("attention_out_bias", false);
+  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  spec.ropes = {read_rope(config,
+                          spec.head_size,
+                          10000,
+                          false,
+                          config.find_int("max_position_embeddings"))};
+  return spec;
+}
+
+ArchSpec telechat3_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
+  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
+  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  spec.ropes = {nn::make_rope(
+      {.dimensions = spec.head_size,
+       .base = read_rope_theta(config, 0),
+       .max_positions = config.require_int("max_position_embeddings", 1)},
+      find_rope_scaling(config))};
   return spec;
 }
 

@@ -1,6 +1,7 @@
-// qwen2, qwen3 and their mixtures of experts, and mixtral.
+// qwen, qwen2, qwen3, their mixtures of experts and text halves, and mixtral.
 #include "models/config_fields.h"
 #include "models/family.h"
+#include "models/text_half.h"
 #include "models/weight_names.h"
 
 namespace mlxlm {
@@ -65,6 +66,44 @@ ArchSpec qwen3_spec(const ConfigReader& config, Checkpoint&) {
        .max_positions = config.require_int("max_position_embeddings", 1)},
       find_rope_scaling(config))};
   return spec;
+}
+
+ArchSpec qwen_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config,
+                         KvHeads::as_heads,
+                         HeadSize::from_width,
+                         {.hidden_size = 2048,
+                          .num_layers = 24,
+                          .intermediate_size = 11008,
+                          .num_heads = 16,
+                          .vocabulary_size = 151936,
+                          .eps_name = "layer_norm_epsilon",
+                          .eps = 1e-6,
+                          .names = {.num_kv_heads = nullptr}});
+  if (config.get_int("kv_channels", 128) != spec.head_size) {
+    config.fail("kv_channels", "hidden_size over num_attention_heads");
+  }
+  spec.intermediate_size /= 2;  // counts gate and up
+  if (spec.intermediate_size == 0) config.fail("intermediate_size", "over 1");
+  use_gpt_names(spec);
+  spec.names.qkv = "c_attn";
+  spec.names.o = "c_proj";
+  spec.names.gate = "w2";
+  spec.names.up = "w1";
+  spec.names.down = "c_proj";
+  spec.qkv_bias = true;
+  spec.o_bias = spec.mlp_bias = spec.head_bias =
+      !config.get_bool("no_bias", true);
+  spec.ropes = {nn::make_rope({.dimensions = spec.head_size}, std::nullopt)};
+  return spec;
+}
+
+ArchSpec qwen2_vl_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  return text_half_spec(text_config_or_all(config), checkpoint, qwen2_spec);
+}
+
+ArchSpec qwen3_vl_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  return text_half_spec(text_config_or_all(config), checkpoint, qwen3_spec);
 }
 
 ArchSpec qwen2_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {

@@ -1,9 +1,11 @@
-// Architectures that differ from llama in a few places each: granite, olmo2,
-// cohere2, glm4, starcoder2.
+// Architectures that differ from llama in a few places each: granite,
+// hunyuan_v1_dense, lille-130m, minicpm, nanochat, stablelm, starcoder2.
+#include <algorithm>
 #include <cmath>
 
 #include "models/config_fields.h"
 #include "models/family.h"
+#include "models/weight_names.h"
 
 namespace mlxlm {
 
@@ -31,74 +33,128 @@ ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
   return spec;
 }
 
-ArchSpec olmo2_spec(const ConfigReader& config, Checkpoint&) {
-  auto spec = read_sizes(config, KvHeads::as_heads, HeadSize::optional);
-  spec.tied_head = config.get_bool("tie_word_embeddings", true);
+ArchSpec hunyuan_v1_dense_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
-  spec.qk_norm = QkNorm::over_heads;
-  spec.names.attention_norm = "";
-  spec.names.attention_output_norm = "post_attention_layernorm";
-  spec.names.mlp_norm = "";
-  spec.names.mlp_output_norm = "post_feedforward_layernorm";
+  if (config.get_bool("use_qk_norm", true)) spec.qk_norm = QkNorm::per_head;
+  spec.qk_norm_after_rope = true;
+  spec.names.q_norm = "query_layernorm";
+  spec.names.k_norm = "key_layernorm";
+  double base = read_rope_theta(config, 10000);
+  if (const auto scaling = config.find_object("rope_scaling");
+      scaling && !scaling->raw().empty()) {
+    // Where there is an alpha, neither the type nor the factor counts.
+    scaling->require_string("type");
+    scaling->require_float("factor");
+    const double alpha = scaling->require_float("alpha");
+    if (alpha <= 0) scaling->fail("alpha", "a positive number");
+    const double dimensions = std::max(spec.head_size, 3);
+    base *= std::pow(alpha, dimensions / (dimensions - 2));
+  }
+  spec.ropes = {nn::make_rope({.dimensions = spec.head_size, .base = base},
+                              std::nullopt)};
+  if (spec.context_tokens == 0) spec.context_tokens = 32768;
+  return spec;
+}
+
+ArchSpec lille_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config,
+                         KvHeads::required,
+                         HeadSize::from_width,
+                         {.eps_name = "layer_norm_eps",
+                          .names = {.hidden_size = "n_embd",
+                                    .num_layers = "n_layer",
+                                    .intermediate_size = nullptr,
+                                    .num_heads = "n_head",
+                                    .num_kv_heads = "n_kv_heads",
+                                    .context_tokens = "block_size"}});
+  // Halves go to the even side, as in Python.
+  spec.intermediate_size = std::max(
+      256,
+      256 * static_cast<int>(std::nearbyint(8 * spec.hidden_size / 3 / 256.0)));
+  require_true(config, "tie_word_embeddings");
+  spec.tied_head = true;
+  spec.prefix = "transformer.";
+  spec.embedding_name = "tok_embeddings";
+  spec.names.attention = "attention";
+  spec.names.qkv = "qkv_proj";
+  spec.names.o = "out_proj";
+  spec.names.attention_norm = "attention.norm";
+  spec.names.mlp = "feed_forward";
+  spec.names.mlp_norm = "feed_forward.norm";
+  spec.ropes = {read_plain_rope(config, spec.head_size, 0, true)};
+  apply_rules(checkpoint, {{WeightRule::Action::drop, "*rotary_emb*"}});
+  return spec;
+}
+
+ArchSpec minicpm_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
+  // A checkpoint without a head of its own ties it.
+  spec.tied_head = config.get_bool("tie_word_embeddings", false) ||
+                   !checkpoint.weights.contains("lm_head.weight");
+  spec.embedding_scale = static_cast<float>(config.require_float("scale_emb"));
+  spec.residual_scale =
+      static_cast<float>(config.require_float("scale_depth") /
+                         std::sqrt(double(spec.layers.size())));
+  const int base = config.require_int("dim_model_base");
+  spec.logit_scale =
+      static_cast<float>(base / static_cast<double>(spec.hidden_size));
   spec.ropes = {read_rope(config,
                           spec.head_size,
-                          10000,
+                          1e6,
                           false,
                           config.find_int("max_position_embeddings"))};
   return spec;
 }
 
-ArchSpec cohere2_spec(const ConfigReader& config, Checkpoint&) {
+ArchSpec nanochat_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config,
                          KvHeads::required,
-                         HeadSize::optional,
-                         {.hidden_size = 4096,
-                          .num_layers = 32,
-                          .intermediate_size = 14336,
-                          .num_heads = 32,
-                          .vocabulary_size = 256000,
-                          .eps_name = "layer_norm_eps",
+                         HeadSize::from_width,
+                         {.hidden_size = 1280,
+                          .num_layers = 20,
+                          .intermediate_size = 5120,
+                          .num_heads = 10,
+                          .vocabulary_size = 65536,
+                          .eps_name = nullptr,
                           .eps = 1e-5,
-                          .num_kv_heads = 8,
-                          .head_size = 128});
-  if (spec.head_size * spec.num_heads != spec.hidden_size) {
-    config.fail("head_dim", "hidden_size over num_attention_heads");
-  }
-  spec.norm.kind = kernels::NormKind::layer;
-  spec.norm.bias = config.get_bool("layer_norm_bias", false);
-  spec.parallel = true;
-  spec.names.mlp_norm = "";
-  spec.tied_head = true;
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.logit_scale =
-      static_cast<float>(config.get_float("logit_scale", 0.0625));
-  spec.ropes = {nn::make_rope({.dimensions = spec.head_size,
-                               .base = read_rope_theta(config, 50000),
-                               .traditional = true},
-                              std::nullopt)};
-  set_window_pattern(spec,
-                     config.get_int("sliding_window", 4096, 1),
-                     config.get_int("sliding_window_pattern", 4, 1));
-  for (auto& layer : spec.layers) layer.rope = layer.window_tokens > 0 ? 0 : -1;
-  spec.own_caches = true;
+                          .num_kv_heads = 10});
+  if (spec.context_tokens == 0) spec.context_tokens = 2048;
+  use_gpt_names(spec);
+  spec.names.q = "c_q";
+  spec.names.k = "c_k";
+  spec.names.v = "c_v";
+  spec.names.o = "c_proj";
+  spec.names.up = "c_fc";
+  spec.names.down = "c_proj";
+  spec.norm.weight = false;
+  spec.embedding_norm = spec.norm;
+  spec.qk_norm = QkNorm::per_head;
+  spec.qk_norm_after_rope = true;
+  spec.gated_mlp = false;
+  spec.activation = kernels::Activation::relu_squared;
+  spec.logit_softcap = 15;
+  spec.ropes = {
+      nn::reversed_rope(spec.head_size, read_rope_theta(config, 10000))};
   return spec;
 }
 
-ArchSpec glm4_spec(const ConfigReader& config, Checkpoint&) {
-  auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
-  spec.qkv_bias = config.require_bool("attention_bias");
-  spec.names.gate_up = "gate_up_proj";
-  spec.names.attention_output_norm = "post_self_attn_layernorm";
-  spec.names.mlp_output_norm = "post_mlp_layernorm";
-  const int dimensions = rotated_dimensions(
-      config, spec.head_size, config.require_float("partial_rotary_factor"));
-  spec.ropes = {
-      nn::make_rope({.dimensions = dimensions,
-                     .base = read_rope_theta(config, 0),
-                     .traditional = config.get_bool("rope_traditional", true)},
-                    std::nullopt)};
-  if (spec.context_tokens == 0) spec.context_tokens = 32768;
+ArchSpec stablelm_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(config,
+                         KvHeads::required,
+                         HeadSize::from_width,
+                         {.eps_name = "layer_norm_eps"});
+  use_layer_norm(spec);
+  spec.qkv_bias = config.require_bool("use_qkv_bias");
+  spec.parallel = config.get_bool("use_parallel_residual", false);
+  if (spec.parallel) spec.names.mlp_norm = "";
+  if (config.get_bool("qk_layernorm", false)) spec.qk_norm = QkNorm::each_head;
+  spec.names.q_norm = "q_layernorm";
+  spec.names.k_norm = "k_layernorm";
+  const double share = config.require_float("partial_rotary_factor");
+  spec.ropes = {read_plain_rope(
+      config, rotated_dimensions(config, spec.head_size, share), 0)};
   return spec;
 }
 
@@ -108,17 +164,14 @@ ArchSpec starcoder2_spec(const ConfigReader& config, Checkpoint&) {
       KvHeads::required,
       HeadSize::from_width,
       {.vocabulary_size = 49152, .eps_name = "norm_epsilon", .eps = 1e-5});
-  spec.norm.kind = kernels::NormKind::layer;
-  spec.norm.bias = true;
+  use_layer_norm(spec);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
   spec.gated_mlp = false;
   spec.names.up = "c_fc";
   spec.names.down = "c_proj";
   spec.activation = kernels::Activation::gelu;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size, .base = read_rope_theta(config, 100000)},
-      std::nullopt)};
+  spec.ropes = {read_plain_rope(config, spec.head_size, 100000)};
   return spec;
 }
 

@@ -1,4 +1,4 @@
-// phi3: fused projections, partial rotary positions.
+// phi, phi3: partial rotary positions.
 #include <mlxlm/error.h>
 
 #include "core/log.h"
@@ -37,6 +37,37 @@ nn::Rope phi3_rope(const ConfigReader& config, int dimensions) {
 }
 
 }  // namespace
+
+ArchSpec phi_spec(const ConfigReader& config, Checkpoint&) {
+  // Null stands for as many as there are heads, as in the reference.
+  const bool given_as_null = config.raw().contains("num_key_value_heads");
+  auto spec = read_sizes(config,
+                         KvHeads::as_heads,
+                         HeadSize::from_width,
+                         {.hidden_size = 2560,
+                          .num_layers = 32,
+                          .intermediate_size = 10240,
+                          .num_heads = 32,
+                          .vocabulary_size = 51200,
+                          .eps_name = "layer_norm_eps",
+                          .eps = 1e-5,
+                          .num_kv_heads = given_as_null ? 0 : 32});
+  use_layer_norm(spec);
+  spec.norm_name = "final_layernorm";
+  spec.names.o = "dense";
+  spec.names.mlp_norm = "";
+  spec.names.up = "fc1";
+  spec.names.down = "fc2";
+  spec.parallel = true;
+  spec.gated_mlp = false;
+  spec.activation = kernels::Activation::gelu_tanh;
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = spec.head_bias = true;
+  const double share = config.get_float("partial_rotary_factor", 0.4);
+  spec.ropes = {read_plain_rope(
+      config, rotated_dimensions(config, spec.head_size, share), 10000)};
+  if (spec.context_tokens == 0) spec.context_tokens = 2048;
+  return spec;
+}
 
 ArchSpec phi3_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::as_heads, HeadSize::from_width);

@@ -1,0 +1,34 @@
+// nemotron: LayerNorm by 1 + weight, squared ReLU, partial rotary positions.
+#include "models/config_fields.h"
+#include "models/family.h"
+
+namespace mlxlm {
+
+ArchSpec nemotron_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec = read_sizes(
+      config, KvHeads::required, HeadSize::optional, {.eps_name = "norm_eps"});
+  use_layer_norm(spec);
+  spec.norm.weight_offset = 1;
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
+  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
+  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  spec.gated_mlp = false;
+  spec.activation = kernels::Activation::relu_squared;
+  require_text(config, "hidden_act", "relu2");
+  require_false(config, "rope_traditional");
+  const auto scaling = find_rope_scaling(config);
+  if (scaling) {
+    const auto type = nn::rope_type(*scaling);
+    if (type != "linear" && type != "default") {
+      scaling->fail("type", "linear");
+    }
+  }
+  const double share = config.get_float("partial_rotary_factor", 0.5);
+  spec.ropes = {nn::make_rope(
+      {.dimensions = rotated_dimensions(config, spec.head_size, share),
+       .base = read_rope_theta(config, 10000)},
+      scaling)};
+  return spec;
+}
+
+}  // namespace mlxlm

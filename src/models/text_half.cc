@@ -1,0 +1,48 @@
+#include "models/text_half.h"
+
+#include "models/weight_names.h"
+
+namespace mlxlm {
+namespace {
+
+using Action = WeightRule::Action;
+
+const std::vector<WeightRule> kToTextModel{
+    {Action::drop, "*vision_tower*"},
+    {Action::drop, "*multi_modal_projector*"},
+    {Action::drop, "*audio_tower*"},
+    {Action::drop, "*embed_audio*"},
+    {Action::drop, "*embed_vision*"},
+    {Action::drop, "*vision_embedder*"},
+    {Action::drop, "visual.*"},
+    {Action::drop, "model.visual.*"},
+    {Action::rename, "model.language_model.*", "model.*"},
+    {Action::rename, "language_model.*", "*"}};
+
+const std::string kPrefix = "language_model.";
+
+}  // namespace
+
+ArchSpec text_half_spec(const nlohmann::json& text_config,
+                        Checkpoint& checkpoint,
+                        MakeSpec make_spec) {
+  apply_rules(checkpoint, kToTextModel);
+  auto spec = make_spec(ConfigReader(text_config, "config.json: text_config"),
+                        checkpoint);
+  rename_prefix(checkpoint, "", kPrefix);
+  spec.prefix = kPrefix + spec.prefix;
+  spec.head_name = kPrefix + spec.head_name;
+  return spec;
+}
+
+void choose_no_caches(ArchSpec& spec) {
+  for (auto& layer : spec.layers) layer.rotating_cache = false;
+  spec.own_caches = false;
+}
+
+const nlohmann::json& text_config_or_all(const ConfigReader& config) {
+  auto text = config.find_object("text_config");
+  return text ? text->raw() : config.raw();
+}
+
+}  // namespace mlxlm

@@ -1,0 +1,25 @@
+// The text model within one that also sees or hears.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "models/family.h"
+
+namespace mlxlm {
+
+// `make_spec` of the text model's configuration and tensors: those of other
+// parts are dropped, and "language_model." before a name or behind "model." is
+// taken away. The spec and the checkpoint then have all names below
+// "language_model.", as in the reference.
+ArchSpec text_half_spec(const nlohmann::json& text_config,
+                        Checkpoint& checkpoint,
+                        MakeSpec make_spec);
+
+// Wrappers of the reference that don't pass on which caches the text model
+// chooses: every layer then has what max_kv_size asks for.
+void choose_no_caches(ArchSpec& spec);
+
+// text_config, or all of config.json where there is none.
+const nlohmann::json& text_config_or_all(const ConfigReader& config);
+
+}  // namespace mlxlm
