@@ -42,6 +42,7 @@ class Program {
     app_.footer(kExamples);
     app_.option_defaults()->take_last();
     add("generate", "Write text from a prompt.", add_generate);
+    add("batch", "Answer a file of requests.", add_batch);
     add("cache-prompt",
         "Read a prompt and save what generate continues.",
         add_cache_prompt);

@@ -123,7 +123,8 @@ void SamplingOptions::apply_seed() const {
   seed(value);
 }
 
-Sampler SamplingOptions::sampler(const Tokenizer* tokenizer) const {
+SamplerOptions SamplingOptions::sampler_options(
+    const Tokenizer* tokenizer) const {
   SamplerOptions options = sampler_;
   if (tokenizer != nullptr) {
     options.xtc_special_tokens = tokenizer->encode("\n");
@@ -131,15 +132,23 @@ Sampler SamplingOptions::sampler(const Tokenizer* tokenizer) const {
     options.xtc_special_tokens.insert(
         options.xtc_special_tokens.end(), ends.begin(), ends.end());
   }
-  return make_sampler(options);
+  return options;
 }
 
-std::vector<LogitsProcessor> SamplingOptions::processors() const {
+Sampler SamplingOptions::sampler(const Tokenizer* tokenizer) const {
+  return make_sampler(sampler_options(tokenizer));
+}
+
+PenaltyOptions SamplingOptions::penalty_options() const {
   PenaltyOptions options = penalties_;
   for (const std::string& text : biases_) {
     append_biases(text, options.logit_bias);
   }
-  return make_logits_processors(options);
+  return options;
+}
+
+std::vector<LogitsProcessor> SamplingOptions::processors() const {
+  return make_logits_processors(penalty_options());
 }
 
 }  // namespace mlxlm::cli

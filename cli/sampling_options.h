@@ -24,6 +24,9 @@ class SamplingOptions {
   // null.
   Sampler sampler(const Tokenizer* tokenizer) const;
   std::vector<LogitsProcessor> processors() const;
+  // What these two are made from.
+  SamplerOptions sampler_options(const Tokenizer* tokenizer) const;
+  PenaltyOptions penalty_options() const;
 
  private:
   SamplerOptions sampler_;

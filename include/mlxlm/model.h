@@ -51,6 +51,15 @@ class Model {
       const PromptCache& cache = {},
       const std::optional<mx::array>& input_embeddings = std::nullopt) = 0;
 
+  // The logits [1, N, V] at N of the L positions of `tokens` [1, L]. This is
+  // how batches are read: the rows' tokens one after the other, and caches that
+  // know which are whose.
+  virtual mx::array forward_at(
+      const std::vector<int>& positions,
+      const mx::array& tokens,
+      const PromptCache& cache,
+      const std::optional<mx::array>& input_embeddings = std::nullopt);
+
   // The token embeddings [B, L, D] as forward() computes them before it scales
   // them.
   virtual mx::array embed(const mx::array& tokens) = 0;

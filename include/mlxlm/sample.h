@@ -44,6 +44,10 @@ struct SamplerOptions {
 // Throws Error{argument} naming the option out of range.
 Sampler make_sampler(const SamplerOptions& options);
 
+// The same sampler with random numbers of its own: those that MLX's generator
+// gives after seed(value), whatever else draws meanwhile. Copies share them.
+Sampler with_seed(Sampler sampler, std::uint64_t value);
+
 struct PenaltyOptions {
   std::vector<std::pair<int, double>> logit_bias = {};  // token id, added value
   // Context sizes: the number of latest tokens looked at; 0: all of them.

@@ -1,6 +1,7 @@
 #include "generate/memory_estimate.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "cache/rotating_cache.h"
 #include "cache/rows.h"
@@ -9,34 +10,47 @@
 
 namespace mlxlm {
 
-std::uint64_t estimate_cache_bytes(Model& model,
-                                   int num_tokens,
-                                   const GenerateOptions& options) {
+std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
+    const PromptCache& cache, int prefill_step_tokens) {
+  std::vector<Layer> layers;
+  for (const auto& layer : cache) {
+    if (!layer->capabilities().attends) {
+      layers.push_back({.constant_bytes = layer->nbytes()});
+      continue;
+    }
+    std::int64_t most = std::numeric_limits<std::int64_t>::max();
+    if (auto* rotating = dynamic_cast<RotatingKVCache*>(layer.get())) {
+      // While it reads a chunk it holds that, too.
+      most = std::int64_t{rotating->max_size()} + prefill_step_tokens;
+    }
+    layers.push_back({layer->nbytes() / kCacheStepTokens, most, 0});
+  }
+  return layers;
+}
+
+CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
+    : quantized_kv_start_(options.quantized_kv_start) {
   // As many tokens as a cache makes room for at once.
   PromptCache cache = model.make_cache(options.max_kv_size);
   model.forward(token_row(std::vector<int>(kCacheStepTokens, 0)), cache);
-  auto quantization = kv_quantization(options);
-  if (quantization && num_tokens >= options.quantized_kv_start) {
+  plain_ = layers_of(cache, options.prefill_step_tokens);
+  if (auto quantization = kv_quantization(options)) {
     for (auto& layer : cache) {
       auto quantized = layer->to_quantized(*quantization);
       layer = quantized ? quantized : layer;
     }
+    quantized_ = layers_of(cache, options.prefill_step_tokens);
   }
+}
+
+std::uint64_t CacheEstimate::bytes(std::int64_t num_tokens) const {
+  const bool quantized =
+      !quantized_.empty() && num_tokens >= quantized_kv_start_;
   std::uint64_t sum = 0;
-  for (const auto& layer : cache) {
-    if (!layer->capabilities().attends) {
-      sum += layer->nbytes();
-      continue;
-    }
-    std::int64_t tokens = num_tokens;
-    if (auto* rotating = dynamic_cast<RotatingKVCache*>(layer.get())) {
-      // While it reads a chunk it holds that, too.
-      tokens = std::min(
-          tokens,
-          std::int64_t{rotating->max_size()} + options.prefill_step_tokens);
-    }
-    sum +=
-        layer->nbytes() / kCacheStepTokens * static_cast<std::uint64_t>(tokens);
+  for (const Layer& layer : quantized ? quantized_ : plain_) {
+    sum += layer.constant_bytes +
+           layer.bytes_per_token * static_cast<std::uint64_t>(
+                                       std::min(num_tokens, layer.max_tokens));
   }
   return sum;
 }

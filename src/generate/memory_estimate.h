@@ -2,16 +2,34 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include <mlxlm/generate.h>
 
 namespace mlxlm {
 
-// Bytes of a prompt cache that has read `num_tokens`, with the options'
-// max_kv_size, chunks and quantization. Nothing is computed: the shapes of an
-// unevaluated pass tell.
-std::uint64_t estimate_cache_bytes(Model& model,
-                                   int num_tokens,
-                                   const GenerateOptions& options = {});
+// Of a model's prompt caches with the options' max_kv_size, chunks and
+// quantization. Nothing is computed: the shapes of an unevaluated pass tell.
+class CacheEstimate {
+ public:
+  CacheEstimate(Model& model, const GenerateOptions& options);
+
+  // Bytes of a cache that has read `num_tokens`.
+  std::uint64_t bytes(std::int64_t num_tokens) const;
+
+ private:
+  struct Layer {
+    std::uint64_t bytes_per_token = 0;
+    std::int64_t max_tokens = 0;       // that it holds
+    std::uint64_t constant_bytes = 0;  // of a state
+  };
+  static std::vector<Layer> layers_of(const PromptCache& cache,
+                                      int prefill_step_tokens);
+
+  std::vector<Layer> plain_;
+  std::vector<Layer> quantized_;  // from quantized_kv_start_ on; empty: never
+  std::int64_t quantized_kv_start_;
+};
 
 }  // namespace mlxlm

@@ -79,7 +79,7 @@ void check_memory(Model& model,
   if (num_tokens < kLongPromptTokens) {
     return;
   }
-  std::uint64_t needed = estimate_cache_bytes(model, num_tokens, options);
+  std::uint64_t needed = CacheEstimate(model, options).bytes(num_tokens);
   needed -= std::min<std::uint64_t>(needed, prompt_cache_nbytes(cache));
   require_memory(needed,
                  "the KV cache of " + std::to_string(num_tokens) + " tokens",

@@ -372,13 +372,13 @@ class Environment {
 TEST(GenerateStep, RefusesPromptsBeyondTheMemory) {
   auto model = std::make_shared<ToyModel>(ToyOptions{.context_tokens = 0});
   // Two layers of keys and values of two heads of 32 float32.
-  EXPECT_EQ(estimate_cache_bytes(*model, 3000), 3000u * 2 * 2 * 2 * 32 * 4);
+  EXPECT_EQ(CacheEstimate(*model, {}).bytes(3000), 3000u * 2 * 2 * 2 * 32 * 4);
   GenerateOptions small{.max_kv_size = 100, .prefill_step_tokens = 50};
-  EXPECT_EQ(estimate_cache_bytes(*model, 3000, small),
+  EXPECT_EQ(CacheEstimate(*model, small).bytes(3000),
             150u * 2 * 2 * 2 * 32 * 4);
   GenerateOptions quantized{
       .kv_bits = 8, .kv_group_size = 32, .quantized_kv_start = 2999};
-  EXPECT_EQ(estimate_cache_bytes(*model, 3000, quantized),
+  EXPECT_EQ(CacheEstimate(*model, quantized).bytes(3000),
             3000u * 2 * 2 * 2 * (32 + 8));
 
   std::vector<int> prompt(3000, 'a');

@@ -1,36 +1,12 @@
 // stream_generate: parts of text with statistics.
-#include <algorithm>
-
-#include <mlx/mlx.h>
-
 #include <mlxlm/generate.h>
 
+#include "generate/answer.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
-#include "generate/text_pipe.h"
 
 namespace mlxlm {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double rate(int count, double seconds) {
-  return seconds > 0 ? count / seconds : 0;
-}
-
-std::vector<int> end_tokens(const Model& model,
-                            const Tokenizer* tokenizer,
-                            const GenerateOptions& options) {
-  if (options.ignore_eos) {
-    return {};
-  }
-  return tokenizer != nullptr ? tokenizer->eos_token_ids()
-                              : model.eos_token_ids();
-}
 
 std::unique_ptr<TokenGenerator> make_generator(const std::vector<int>& prompt,
                                                const ModelPtr& model,
@@ -53,100 +29,47 @@ class GenerationStream::Impl {
       : model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
         options_(options),
-        end_tokens_(end_tokens(*model_, tokenizer_.get(), options)),
-        text_(tokenizer_.get(), options),
-        generator_(make_generator(prompt, model_, options)) {
-    part_.prompt_tokens = prompt_length(prompt, options);
-    part_.token = kNoToken;
-  }
+        answer_(
+            *model_, tokenizer_.get(), options, prompt_length(prompt, options)),
+        generator_(make_generator(prompt, model_, options)) {}
 
   std::optional<GenerationResponse> next() {
     if (std::exchange(ended_, true)) {
       return std::nullopt;
     }
-    if (part_.generation_tokens == 0) {
+    if (!wired_limit_) {
       wired_limit_ = std::make_unique<WiredLimit>(*model_);
-      start_ = Clock::now();
+      answer_.begin();
     }
-    std::optional<StepResult> step;
+    GenerationResponse part = next_part();
+    ended_ = answer_.ended();
+    if (ended_) {
+      generator_.reset();
+      wired_limit_.reset();
+    }
+    return part;
+  }
+
+ private:
+  GenerationResponse next_part() {
     try {
-      step = generator_->next();
+      auto step = generator_->next();
+      return step ? answer_.add(std::move(*step)) : answer_.end("length");
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::cancelled) {
         throw;
       }
-      forget_token();
-      return end(interruption_of(options_));
+      return answer_.end(interruption_of(options_));
     }
-    if (!step) {
-      forget_token();
-      return end("length");
-    }
-    take(*step);
-    if (std::ranges::count(end_tokens_, part_.token) > 0) {
-      return end("stop");
-    }
-    part_.text = text_.add(part_.token);
-    if (text_.stopped()) {
-      return end("stop");
-    }
-    if (part_.generation_tokens == options_.max_tokens) {
-      return end("length");
-    }
-    ended_ = false;
-    return part_;
-  }
-
- private:
-  static constexpr int kNoToken = -1;
-
-  void take(StepResult& step) {
-    if (part_.generation_tokens == 0) {
-      part_.prompt_tps = rate(part_.prompt_tokens, seconds_since(start_));
-      start_ = Clock::now();
-    }
-    ++part_.generation_tokens;
-    part_.token = step.token;
-    part_.logprobs = std::move(step.logprobs);
-    part_.from_draft = step.from_draft;
-    part_.text.clear();
-    measure();
-  }
-
-  // For a last part that brings none.
-  void forget_token() {
-    part_.token = kNoToken;
-    part_.logprobs.reset();
-    part_.text.clear();
-  }
-
-  void measure() {
-    part_.generation_tps = rate(part_.generation_tokens, seconds_since(start_));
-    part_.peak_memory_gb = static_cast<double>(mx::get_peak_memory()) / 1e9;
-  }
-
-  // The last part, with the text that was held back.
-  GenerationResponse end(std::string reason) {
-    part_.text += text_.finish();
-    part_.finish_reason = text_.stopped() ? "stop" : std::move(reason);
-    if (part_.generation_tokens > 0) {
-      measure();
-    }
-    generator_.reset();
-    wired_limit_.reset();
-    return part_;
   }
 
   ModelPtr model_;
   TokenizerPtr tokenizer_;
   GenerateOptions options_;
-  std::vector<int> end_tokens_;
-  TextPipe text_;
+  Answer answer_;
   // In this order: the limit outlives the work.
   std::unique_ptr<WiredLimit> wired_limit_;
   std::unique_ptr<TokenGenerator> generator_;
-  GenerationResponse part_;
-  Clock::time_point start_;
   bool ended_ = false;
 };
 

@@ -12,6 +12,7 @@
 
 #include <mlxlm/generate.h>
 
+#include "cache/batch_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/mask.h"
 #include "cache/rotating_cache.h"
@@ -111,6 +112,14 @@ class ToyModel : public Model {
   }
 
   mx::array attention(const mx::array& x, int layer, Cache* cache) const {
+    return each_row(x, cache, [&](const mx::array& row, Cache* own) {
+      return attention_of_one(row, layer, own);
+    });
+  }
+
+  mx::array attention_of_one(const mx::array& x,
+                             int layer,
+                             Cache* cache) const {
     int length = x.shape(1);
     int offset = cache != nullptr ? cache->offset() : 0;
     auto normed = mx::fast::rms_norm(x, std::nullopt, 1e-5f);

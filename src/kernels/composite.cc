@@ -11,13 +11,13 @@ std::vector<mx::array> norm_heads(const Table& table,
                                   const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset) {
+                                  const Positions& positions) {
   std::vector<const Linear*> linears;
   for (const auto& each : projections) linears.push_back(each.linear);
   auto made = table.norm_linear(x, norm, linears);
   for (std::size_t i = 0; i < made.size(); ++i) {
     const auto& p = projections[i];
-    made[i] = table.norm_rope(made[i], p.num_heads, p.norm, p.rope, offset);
+    made[i] = table.norm_rope(made[i], p.num_heads, p.norm, p.rope, positions);
   }
   return made;
 }
@@ -59,10 +59,10 @@ std::vector<mx::array> norm_heads(const Table& table,
                                   const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset) {
+                                  const Positions& positions) {
   return table.norm_heads != nullptr
-             ? table.norm_heads(x, norm, projections, offset)
-             : composite::norm_heads(table, x, norm, projections, offset);
+             ? table.norm_heads(x, norm, projections, positions)
+             : composite::norm_heads(table, x, norm, projections, positions);
 }
 
 AppendedAttention append_attention(const Table& table,

@@ -10,7 +10,7 @@ std::vector<mx::array> norm_heads(const Table& table,
                                   const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset);
+                                  const Positions& positions);
 
 AppendedAttention append_attention(const Table& table,
                                    const mx::array& q,

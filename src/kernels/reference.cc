@@ -5,6 +5,7 @@
 
 #include <mlx/mlx.h>
 
+#include "kernels/shapes.h"
 #include "kernels/tables.h"
 
 namespace mlxlm::kernels {
@@ -80,11 +81,23 @@ mx::array scale_rotated(const mx::array& x, const Rope& rope) {
   return mx::concatenate({mx::multiply(parts[0], factor), parts[1]}, -1);
 }
 
+// x [B, H, L, Dh], its first token at `offset`.
+mx::array rotated(const mx::array& x, const Rope& rope, int offset) {
+  return mx::fast::rope(
+      scale_rotated(x, rope),
+      rope.dimensions,
+      rope.traditional,
+      rope.freqs ? std::nullopt : std::optional<float>(rope.base),
+      rope.scale,
+      offset,
+      rope.freqs);
+}
+
 mx::array norm_rope(const mx::array& x,
                     int num_heads,
                     const Norm* optional_norm,
                     const Rope* rope,
-                    int offset) {
+                    const Positions& positions) {
   const int rows = x.shape(0);
   const int tokens = x.shape(1);
   const int head_size = x.shape(2) / num_heads;
@@ -99,14 +112,16 @@ mx::array norm_rope(const mx::array& x,
                           {0, 2, 1, 3});
   if (!over_all_heads) y = norm_if(y, optional_norm);
   if (rope == nullptr) return y;
-  return mx::fast::rope(
-      scale_rotated(y, *rope),
-      rope->dimensions,
-      rope->traditional,
-      rope->freqs ? std::nullopt : std::optional<float>(rope->base),
-      rope->scale,
-      offset,
-      rope->freqs);
+  const auto runs = positions.runs(tokens);
+  if (runs.size() == 1) return rotated(y, *rope, runs[0].offset);
+  std::vector<mx::array> parts;
+  int first = 0;
+  for (const TokenRun& run : runs) {
+    parts.push_back(rotated(
+        tokens_of(y, first, first + run.num_tokens), *rope, run.offset));
+    first += run.num_tokens;
+  }
+  return mx::concatenate(std::move(parts), 2);
 }
 
 mx::array head(const mx::array& x,

@@ -63,6 +63,32 @@ struct Linear {
 
 enum class Activation { silu, gelu, gelu_tanh, gelu_fast, relu, relu_squared };
 
+// Tokens that stand one after the other, the first at `offset`.
+struct TokenRun {
+  int num_tokens = 0;
+  int offset = 0;
+
+  bool operator==(const TokenRun&) const = default;
+};
+
+// Where the L tokens of an operation stand: in one run, or in several side by
+// side, as those of different rows of a batch.
+class Positions {
+ public:
+  Positions(int offset) : offset_(offset) {}
+  // Runs of L tokens in all; they must outlive this.
+  Positions(std::span<const TokenRun> runs) : runs_(runs) {}
+
+  std::vector<TokenRun> runs(int num_tokens) const {
+    if (runs_.empty()) return {{num_tokens, offset_}};
+    return {runs_.begin(), runs_.end()};
+  }
+
+ private:
+  int offset_ = 0;
+  std::span<const TokenRun> runs_;
+};
+
 struct Rope {
   int dimensions = 0;
   bool traditional = false;
@@ -155,14 +181,14 @@ struct Table {
                               const Linear& up,
                               Activation activation);
 
-  // Norm (may be null) and rope (may be null) at positions offset, offset + 1,
-  // ... The norm runs over each head, or over all of them together where its
-  // weight is [H * Dh]. x [B, L, H * Dh] -> [B, H, L, Dh].
+  // Norm (may be null) and rope (may be null). The norm runs over each head, or
+  // over all of them together where its weight is [H * Dh]. x [B, L, H * Dh] ->
+  // [B, H, L, Dh].
   mx::array (*norm_rope)(const mx::array& x,
                          int num_heads,
                          const Norm* norm,
                          const Rope* rope,
-                         int offset);
+                         const Positions& positions);
 
   // q [B, H, L, Dh], k [B, Hkv, T, Dh], v [B, Hkv, T, Dv] -> [B, H, L, Dv].
   mx::array (*attention)(const mx::array& q,
@@ -183,7 +209,7 @@ struct Table {
       const mx::array& x,
       const Norm* norm,
       std::span<const HeadProjection> projections,
-      int offset) = nullptr;
+      const Positions& positions) = nullptr;
 
   // Writes k [B, Hkv, L, Dh] and v into the buffers keys [B, Hkv, T, Dh] and
   // values from row `at` on, and attends to their first `num_keys` rows. May
@@ -232,7 +258,7 @@ std::vector<mx::array> norm_heads(const Table& table,
                                   const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset);
+                                  const Positions& positions);
 
 AppendedAttention append_attention(const Table& table,
                                    const mx::array& q,

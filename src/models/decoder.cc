@@ -7,6 +7,7 @@
 
 #include <mlxlm/error.h>
 
+#include "cache/batch_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/rotating_cache.h"
 #include "nn/linear.h"
@@ -154,21 +155,25 @@ mx::array Decoder::embed(const mx::array& tokens) {
   return nn::embed(embedding_, tokens, dtype_);
 }
 
-// embeddings [B, L, D] of the tokens from position `offset` on.
-mx::array Decoder::first_state(mx::array h, int offset) const {
+// embeddings [B, L, D] of the tokens of these runs.
+mx::array Decoder::first_state(mx::array h, const TokenRuns& runs) const {
   if (spec_.embedding_scale != 1.0f) {
     h = mx::multiply(h, mx::array(spec_.embedding_scale, dtype_));
   }
   if (positions_) {
-    const int end = offset + h.shape(1);
-    if (end > spec_.num_positions) {
-      throw Error(ErrorKind::argument,
-                  "the model has positions for " +
-                      std::to_string(spec_.num_positions) +
-                      " tokens, the text needs " + std::to_string(end));
+    std::vector<int> places;
+    for (const auto& [count, offset] : runs) {
+      const int end = offset + count;
+      if (end > spec_.num_positions) {
+        throw Error(ErrorKind::argument,
+                    "the model has positions for " +
+                        std::to_string(spec_.num_positions) +
+                        " tokens, the text needs " + std::to_string(end));
+      }
+      for (int place = offset; place < end; ++place) places.push_back(place);
     }
-    auto places = mx::arange(offset, end);
-    h = mx::add(h, nn::embed(*positions_, places, dtype_));
+    const mx::array all(places.data(), {h.shape(1)}, mx::int32);
+    h = mx::add(h, nn::embed(*positions_, all, dtype_));
   }
   if (!spec_.embedding_norm) return h;
   return kernels::table().norm(
@@ -190,6 +195,27 @@ mx::array Decoder::finish_logits(mx::array logits) const {
 mx::array Decoder::forward(const mx::array& tokens,
                            const PromptCache& cache,
                            const std::optional<mx::array>& input_embeddings) {
+  return logits_of(run_layers(tokens, cache, input_embeddings));
+}
+
+mx::array Decoder::forward_at(
+    const std::vector<int>& positions,
+    const mx::array& tokens,
+    const PromptCache& cache,
+    const std::optional<mx::array>& input_embeddings) {
+  auto h = run_layers(tokens, cache, input_embeddings);
+  return logits_of(take_positions(h, positions));
+}
+
+mx::array Decoder::logits_of(const mx::array& h) const {
+  const auto& head = own_head_ ? *own_head_ : embedding_;
+  return finish_logits(kernels::table().head(h, pointer(norm_), head));
+}
+
+mx::array Decoder::run_layers(
+    const mx::array& tokens,
+    const PromptCache& cache,
+    const std::optional<mx::array>& input_embeddings) {
   if (!cache.empty() && cache.size() != layers_.size()) {
     throw Error(ErrorKind::argument,
                 "the prompt cache has " + std::to_string(cache.size()) +
@@ -197,12 +223,12 @@ mx::array Decoder::forward(const mx::array& tokens,
   }
   auto h =
       input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
-  h = first_state(h, cache.empty() ? 0 : cache[0]->offset());
+  h = first_state(
+      h, token_runs(cache.empty() ? nullptr : cache[0].get(), h.shape(1)));
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     h = run(layers_[i], h, cache.empty() ? nullptr : cache[i].get());
   }
-  const auto& head = own_head_ ? *own_head_ : embedding_;
-  return finish_logits(kernels::table().head(h, pointer(norm_), head));
+  return h;
 }
 
 PromptCache Decoder::make_cache(int max_kv_size) const {

@@ -24,6 +24,11 @@ class Decoder : public Model {
   mx::array forward(const mx::array& tokens,
                     const PromptCache& cache,
                     const std::optional<mx::array>& input_embeddings) override;
+  mx::array forward_at(
+      const std::vector<int>& positions,
+      const mx::array& tokens,
+      const PromptCache& cache,
+      const std::optional<mx::array>& input_embeddings) override;
   mx::array embed(const mx::array& tokens) override;
   PromptCache make_cache(int max_kv_size) const override;
 
@@ -40,8 +45,14 @@ class Decoder : public Model {
                     const Adapter* adapter,
                     const LoadOptions& options);
   void prepare_weights();
-  mx::array first_state(mx::array embeddings, int offset) const;
+  using TokenRuns = std::vector<kernels::TokenRun>;
+  mx::array first_state(mx::array embeddings, const TokenRuns& runs) const;
   mx::array run(const Layer& layer, const mx::array& x, Cache* cache) const;
+  // tokens [B, L] -> what the last layer leaves, [B, L, D].
+  mx::array run_layers(const mx::array& tokens,
+                       const PromptCache& cache,
+                       const std::optional<mx::array>& input_embeddings);
+  mx::array logits_of(const mx::array& h) const;
   mx::array finish_logits(mx::array logits) const;
 
   ArchSpec spec_;

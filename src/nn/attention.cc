@@ -2,6 +2,7 @@
 
 #include <mlx/mlx.h>
 
+#include "cache/batch_cache.h"
 #include "cache/mask.h"
 
 namespace mlxlm::nn {
@@ -43,10 +44,11 @@ mx::array swap_head_axes(const mx::array& heads, int n) {
 
 std::vector<mx::array> Attention::project(const mx::array& x,
                                           const kernels::Norm* norm,
-                                          int offset) const {
+                                          const Runs& runs) const {
   const auto& table = kernels::table();
+  const kernels::Positions positions(runs);
   std::optional<kernels::Rope> turn;
-  if (rope != nullptr) turn = rope->at(x.shape(1), offset);
+  if (rope != nullptr) turn = rope->at(runs[0].num_tokens, runs[0].offset);
   const kernels::Rope* rope_now = turn ? &*turn : nullptr;
   const bool each_head = is_each_head(q_norm);
   const bool fused_norm = !each_head && !norm_after_rope;
@@ -65,11 +67,11 @@ std::vector<mx::array> Attention::project(const mx::array& x,
     for (std::size_t i = 0; i < made.size(); ++i) {
       const auto& p = projections[i];
       made[i] = table.norm_rope(
-          made[i], p.num_heads, i < 2 ? nullptr : p.norm, p.rope, offset);
+          made[i], p.num_heads, i < 2 ? nullptr : p.norm, p.rope, positions);
     }
     return made;
   }
-  auto made = kernels::norm_heads(table, x, norm, projections, offset);
+  auto made = kernels::norm_heads(table, x, norm, projections, positions);
   if (q_norm && norm_after_rope) {
     made[0] = table.norm(made[0], *q_norm);
     made[1] = table.norm(made[1], *k_norm);
@@ -80,9 +82,15 @@ std::vector<mx::array> Attention::project(const mx::array& x,
 mx::array Attention::attend(const mx::array& x,
                             const kernels::Norm* norm,
                             Cache* cache) const {
-  const int offset = cache != nullptr ? cache->offset() : 0;
-  auto made = project(x, norm, offset);
-  made[0] = query_scale(made[0], offset);
+  const auto runs = token_runs(cache, x.shape(1));
+  if (runs.size() > 1 && depends_on_length()) {
+    auto one = [&](const mx::array& row, Cache* own) {
+      return mx::swapaxes(attend(row, norm, own), 1, 2);
+    };
+    return mx::swapaxes(each_row(x, cache, one), 1, 2);
+  }
+  auto made = project(x, norm, runs);
+  made[0] = query_scale(made[0], runs[0].offset);
   if (alternating_heads) {
     made[0] = swap_head_axes(made[0], num_heads / num_kv_heads);
   }

@@ -52,10 +52,17 @@ struct Attention {
                        const Residual& residual) const;
 
  private:
+  using Runs = std::vector<kernels::TokenRun>;
+
   // Queries, keys, values and (with a gate) its outputs: [B, H, L, Dh] each.
   std::vector<mx::array> project(const mx::array& x,
                                  const kernels::Norm* norm,
-                                 int offset) const;
+                                 const Runs& runs) const;
+  // Rows of different lengths have to be read one by one.
+  bool depends_on_length() const {
+    return (rope != nullptr && rope->depends_on_length()) ||
+           query_scale.depends_on_position();
+  }
 };
 
 }  // namespace mlxlm::nn

@@ -14,9 +14,11 @@ struct QueryScale {
   int length = 1;
   int shift = 0;
 
+  bool depends_on_position() const { return beta != 0.0f; }
+
   // q [B, H, L, Dh], its first token at position `offset`.
   mx::array operator()(const mx::array& q, int offset) const {
-    if (beta == 0.0f) return q;
+    if (!depends_on_position()) return q;
     const int first = offset + shift;
     auto positions = mx::arange(first, first + q.shape(2), mx::float32);
     auto lengths =

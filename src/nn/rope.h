@@ -38,6 +38,9 @@ class Rope {
   // For `num_tokens` tokens of which the first is at position `offset`.
   kernels::Rope at(int num_tokens, int offset) const;
 
+  // at() gives others for other lengths.
+  bool depends_on_length() const { return dynamic_factor_ != 0; }
+
   // Base changes once the input is longer than `max_positions`.
   static Rope dynamic(const RopeOptions& options, double factor);
   static Rope long_rope(const LongRopeOptions& options);

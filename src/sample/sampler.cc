@@ -1,5 +1,7 @@
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <mlx/mlx.h>
@@ -65,5 +67,23 @@ Sampler make_sampler(const SamplerOptions& options) {
 }
 
 void seed(std::uint64_t value) { mx::random::seed(value); }
+
+Sampler with_seed(Sampler sampler, std::uint64_t value) {
+  using mx::random::KeySequence;
+  // MLX's functions draw from the thread's default keys: these take their place
+  // for the call.
+  struct Exchange {
+    explicit Exchange(KeySequence& keys) : own(keys) { swap(); }
+    ~Exchange() { swap(); }
+    void swap() { std::swap(own, KeySequence::default_()); }
+    KeySequence& own;
+  };
+  return
+      [sampler = std::move(sampler),
+       keys = std::make_shared<KeySequence>(value)](const mx::array& logprobs) {
+        Exchange exchange(*keys);
+        return sampler(logprobs);
+      };
+}
 
 }  // namespace mlxlm

@@ -14,6 +14,7 @@
 
 #include <mlxlm/model.h>
 
+#include "tests/parity/batch_check.h"
 #include "tests/parity/expectation.h"
 
 namespace mlxlm::parity {
@@ -163,6 +164,7 @@ void check_model(const fs::path& folder) {
       EXPECT_TRUE(expected.near("rot_last_logprobs", run.logprobs.back()));
     }
   }
+  check_batch(model, tokens);
 }
 
 class ModelParity : public testing::TestWithParam<const char*> {};

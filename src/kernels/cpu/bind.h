@@ -76,12 +76,12 @@ mx::array norm_rope(const mx::array& x,
                     int num_heads,
                     const Norm* norm,
                     const Rope* rope,
-                    int offset);
+                    const Positions& positions);
 
 std::vector<mx::array> norm_heads(const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset);
+                                  const Positions& positions);
 
 mx::array finish_layer(const mx::array& heads,
                        const mx::array& x,

@@ -48,6 +48,33 @@ TEST_F(CpuLayer, HeadsWithNormsAndRopes) {
   }
 }
 
+// Rows of a batch: each run of tokens has positions of its own.
+TEST_F(CpuLayer, HeadsAtSeveralRunsOfPositions) {
+  Norm norm{NormKind::rms, random({12}), std::nullopt, 1e-6f};
+  Rope rope{.dimensions = 12};
+  Linear q = quantized(36, 32, 4, 32);
+  const HeadProjection projections[] = {{&q, 3, &norm, &rope}};
+  const std::vector<TokenRun> runs{{1, 70}, {4, 0}, {1, 3}, {2, 1000}};
+  auto x = random({1, 8, 32});
+  auto together = norm_heads(cpu_, x, nullptr, projections, Positions(runs))[0];
+  EXPECT_LT(
+      error_of(
+          together,
+          norm_heads(reference_, x, nullptr, projections, Positions(runs))[0]),
+      1e-4f);
+  int first = 0;
+  for (const auto& [count, offset] : runs) {
+    auto part = mx::slice(x, {0, first, 0}, {1, first + count, 32});
+    auto alone = norm_heads(reference_, part, nullptr, projections, offset)[0];
+    EXPECT_LT(
+        error_of(
+            mx::slice(together, {0, 0, first, 0}, {1, 3, first + count, 12}),
+            alone),
+        1e-4f);
+    first += count;
+  }
+}
+
 TEST_F(CpuLayer, TheEndOfALayer) {
   Norm norm{NormKind::rms, random({40}), std::nullopt, 1e-6f};
   Linear out = quantized(40, 96, 4, 32);

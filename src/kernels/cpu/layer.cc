@@ -211,11 +211,11 @@ void run_finish_layer(const BoundEnd& end,
 std::vector<mx::array> norm_heads(const mx::array& x,
                                   const Norm* norm,
                                   std::span<const HeadProjection> projections,
-                                  int offset) {
+                                  const Positions& positions) {
   std::vector<const Linear*> linears;
   for (const auto& each : projections) linears.push_back(each.linear);
   if (!suits(x, linears)) {
-    return composite::norm_heads(cpu_table(), x, norm, projections, offset);
+    return composite::norm_heads(cpu_table(), x, norm, projections, positions);
   }
   const int batch = x.shape(0);
   const int tokens = x.shape(1);
@@ -234,7 +234,7 @@ std::vector<mx::array> norm_heads(const mx::array& x,
                      each.num_heads,
                      bind(each.norm, inputs),
                      over_all_heads,
-                     rope_table(each.rope, offset, tokens)});
+                     rope_table(each.rope, positions, tokens)});
   }
   return host_op("cpu_norm_heads",
                  std::move(outputs),

@@ -43,8 +43,7 @@ struct RopeKey {
   float scale;
   float input_scale;
   std::uintptr_t freqs;
-  int offset;
-  int num_tokens;
+  std::vector<TokenRun> runs;
   bool operator==(const RopeKey&) const = default;
 };
 
@@ -52,18 +51,17 @@ struct NormedTag {};
 
 }  // namespace
 
-RopeTable::RopeTable(const Rope& rope, int offset, int num_tokens)
+RopeTable::RopeTable(const Rope& rope, const std::vector<TokenRun>& runs)
     : half(rope.dimensions / 2), interleaved(rope.traditional) {
   const std::vector<float> frequencies = inverse_frequencies(rope);
-  const std::size_t size = static_cast<std::size_t>(half) * num_tokens;
-  cosines.resize(size);
-  sines.resize(size);
-  for (int t = 0; t < num_tokens; ++t) {
-    const float position = static_cast<float>(offset + t) * rope.scale;
-    for (int i = 0; i < half; ++i) {
-      const float angle = position * frequencies[i];
-      cosines[t * half + i] = std::cos(angle) * rope.input_scale;
-      sines[t * half + i] = std::sin(angle) * rope.input_scale;
+  for (const TokenRun& run : runs) {
+    for (int t = 0; t < run.num_tokens; ++t) {
+      const float position = static_cast<float>(run.offset + t) * rope.scale;
+      for (float frequency : frequencies) {
+        const float angle = position * frequency;
+        cosines.push_back(std::cos(angle) * rope.input_scale);
+        sines.push_back(std::sin(angle) * rope.input_scale);
+      }
     }
   }
 }
@@ -76,7 +74,7 @@ void RopeTable::rotate(float* x, int token) const {
 
 // The layers of one step share a table: the last few made are kept.
 std::shared_ptr<const RopeTable> rope_table(const Rope* wanted,
-                                            int offset,
+                                            const Positions& positions,
                                             int num_tokens) {
   if (wanted == nullptr) return nullptr;
   const Rope& rope = *wanted;
@@ -93,14 +91,13 @@ std::shared_ptr<const RopeTable> rope_table(const Rope* wanted,
               rope.scale,
               rope.input_scale,
               rope.freqs ? rope.freqs->id() : 0,
-              offset,
-              num_tokens};
+              positions.runs(num_tokens)};
   for (const Entry& each : kept) {
     if (each.key == key) return each.table;
   }
   if (kept.size() == kKept) kept.pop_front();
   kept.push_back(
-      {key, rope.freqs, std::make_shared<RopeTable>(rope, offset, num_tokens)});
+      {key, rope.freqs, std::make_shared<RopeTable>(rope, key.runs)});
   return kept.back().table;
 }
 
@@ -137,9 +134,9 @@ mx::array norm_rope(const mx::array& x,
                     int num_heads,
                     const Norm* norm,
                     const Rope* rope,
-                    int offset) {
+                    const Positions& positions) {
   if (x.dtype() != mx::float32) {
-    return reference_table().norm_rope(x, num_heads, norm, rope, offset);
+    return reference_table().norm_rope(x, num_heads, norm, rope, positions);
   }
   const int batch = x.shape(0);
   const int tokens = x.shape(1);
@@ -150,7 +147,7 @@ mx::array norm_rope(const mx::array& x,
   if (norm != nullptr) bound.emplace(*norm, inputs);
   const bool over_all_heads =
       norm != nullptr && norm->weight && norm->weight->shape(0) == width;
-  auto table = rope_table(rope, offset, tokens);
+  auto table = rope_table(rope, positions, tokens);
   return host_op("cpu_norm_rope",
                  {{{batch, num_heads, tokens, head_size}, mx::float32}},
                  std::move(inputs),

@@ -8,21 +8,21 @@
 
 namespace mlxlm::kernels::cpu {
 
-// Cosines and sines of a run of positions.
+// Cosines and sines of the positions of an operation's tokens.
 struct RopeTable {
   std::vector<float> cosines;  // [num_tokens, dimensions / 2]
   std::vector<float> sines;
   int half = 0;
   bool interleaved = false;
 
-  RopeTable(const Rope& rope, int offset, int num_tokens);
+  RopeTable(const Rope& rope, const std::vector<TokenRun>& runs);
   // x: one head of one token.
   void rotate(float* x, int token) const;
 };
 
 // Null for no rope. The layers of one step share a table.
 std::shared_ptr<const RopeTable> rope_table(const Rope* rope,
-                                            int offset,
+                                            const Positions& positions,
                                             int num_tokens);
 
 // Tokens of x [batch, tokens, num_heads * head_size] -> y [batch, num_heads,

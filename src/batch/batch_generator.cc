@@ -1,0 +1,307 @@
+// BatchGenerator: passes, and what they give out.
+#include <algorithm>
+#include <chrono>
+
+#include <mlx/mlx.h>
+
+#include <mlxlm/batch.h>
+
+#include "batch/admission.h"
+#include "batch/pass.h"
+#include "batch/row.h"
+#include "generate/interruption.h"
+#include "generate/options.h"
+#include "generate/under_way.h"
+
+namespace mlxlm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Rows = std::vector<std::unique_ptr<Row>>;
+
+void check_positive(const char* option, int value) {
+  if (value < 1) {
+    throw Error(ErrorKind::argument,
+                std::string(option) + " is " + std::to_string(value) +
+                    "; it must be at least 1");
+  }
+}
+
+void check_request(const BatchRequest& request, const Model& model) {
+  check_options(request.prompt, model, request.options);
+  if (request.options.max_tokens == 0) {
+    throw Error(ErrorKind::argument,
+                "max_tokens is 0; it must be positive, or -1 for no limit");
+  }
+  if (request.options.draft_model) {
+    throw Error(ErrorKind::unsupported,
+                "a draft model can't be used in a batch; leave draft_model "
+                "out");
+  }
+}
+
+// A cache that came with a row is looked at before the row is read with
+// others: an unevaluated pass finds what doesn't fit.
+void check_given_cache(const Row& row, Model& model) {
+  if (row.first_offset > 0) {
+    model.forward(token_row({0}), fork_prompt_cache(*row.cache));
+  }
+}
+
+}  // namespace
+
+class BatchGenerator::Impl {
+ public:
+  Impl(ModelPtr model, TokenizerPtr tokenizer, const BatchOptions& options)
+      : model_(std::move(model)),
+        tokenizer_(std::move(tokenizer)),
+        options_(options),
+        admission_(model_, options) {
+    check_positive("max_rows", options.max_rows);
+    check_positive("max_prompt_rows", options.max_prompt_rows);
+    check_positive("max_waiting", options.max_waiting);
+    check_positive("interleaved_tokens", options.interleaved_tokens);
+    check_positive("prefill_step_tokens", options.prefill_step_tokens);
+  }
+
+  RowId insert(BatchRequest request) {
+    if (closed_) {
+      throw Error(ErrorKind::argument, "the batch generator is closed");
+    }
+    check_request(request, *model_);
+    auto row = std::make_unique<Row>(
+        next_id_, std::move(request), model_, tokenizer_.get());
+    check_quantization(*row->cache, row->to_read.length, row->options());
+    check_given_cache(*row, *model_);
+    admission_.check(*row);
+    admission_.queue(std::move(row));
+    return next_id_++;
+  }
+
+  std::vector<BatchPart> next() {
+    under_way_.go_on_here();
+    std::vector<BatchPart> out;
+    end_interrupted(admission_.waiting(), out);
+    end_interrupted(running_, out);
+    preempt(out);
+    admit();
+    // What the pass before has drawn is waited for while the next one runs.
+    std::vector<std::pair<Row*, Sampled>> drawn;
+    for (const auto& row : running_) {
+      if (row->drawn) drawn.emplace_back(row.get(), *row->drawn);
+    }
+    const auto start = Clock::now();
+    const auto parts = plan_pass(running_, prompt_tokens_now());
+    const auto failures = run(parts);
+    for (const auto& [row, sampled] : drawn) give_out(*row, sampled, out);
+    for (const auto& [row, message] : failures) {
+      if (!ended(*row)) {
+        out.push_back({row->id, row->answer.end("error"), message});
+      }
+    }
+    count(parts, std::chrono::duration<double>(Clock::now() - start).count());
+    std::erase_if(running_, [](const auto& row) { return ended(*row); });
+    return out;
+  }
+
+  bool empty() const {
+    return running_.empty() && admission_.waiting().empty();
+  }
+  std::size_t num_rows() const {
+    return running_.size() + admission_.waiting().size();
+  }
+
+  void remove(RowId id) {
+    auto is_row = [&](const auto& row) { return row->id == id; };
+    if (std::erase_if(running_, is_row) +
+            std::erase_if(admission_.waiting(), is_row) ==
+        0) {
+      throw_no_row(id);
+    }
+  }
+
+  ReadCache extract_cache(RowId id) const {
+    for (const auto& row : running_) {
+      if (row->id == id) return read_cache(*row);
+    }
+    for (const auto& row : admission_.waiting()) {
+      if (row->id == id) return read_cache(*row);
+    }
+    throw_no_row(id);
+  }
+
+  BatchStats stats() const {
+    BatchStats stats = stats_;
+    stats.peak_memory_gb = static_cast<double>(mx::get_peak_memory()) / 1e9;
+    return stats;
+  }
+
+  void close() {
+    closed_ = true;
+    running_.clear();
+    admission_.waiting().clear();
+  }
+
+ private:
+  [[noreturn]] static void throw_no_row(RowId id) {
+    throw Error(ErrorKind::argument,
+                "the batch has no row " + std::to_string(id) +
+                    "; it has ended, was removed or never was");
+  }
+
+  static bool ended(const Row& row) { return row.answer.ended(); }
+
+  static ReadCache read_cache(const Row& row) {
+    ReadCache read{fork_prompt_cache(*row.cache), row.to_read.tokens};
+    read.tokens.resize(std::min<std::size_t>(read.tokens.size(), row.num_read));
+    read.tokens.insert(read.tokens.end(),
+                       row.given.begin() + row.num_given_before,
+                       row.given.end());
+    return read;
+  }
+
+  template <class Container>
+  static void end_interrupted(Container& rows, std::vector<BatchPart>& out) {
+    for (const auto& row : rows) {
+      const auto reason = interruption_of(row->options());
+      if (!reason.empty()) out.push_back({row->id, row->answer.end(reason)});
+    }
+    std::erase_if(rows, [](const auto& row) { return ended(*row); });
+  }
+
+  // Rows go back to the queue until the caches of the others fit. Their tokens
+  // are read again later.
+  void preempt(std::vector<BatchPart>& out) {
+    while (Row* row = admission_.over_budget(running_)) {
+      if (row->drawn) give_out(*row, *std::exchange(row->drawn, {}), out);
+      auto found = std::ranges::find_if(
+          running_, [&](const auto& each) { return each.get() == row; });
+      auto taken = std::move(*found);
+      running_.erase(found);
+      if (ended(*row)) continue;
+      start_again(*row);
+      admission_.queue_again(std::move(taken));
+      ++stats_.preemptions;
+    }
+  }
+
+  void start_again(Row& row) const {
+    row.to_read.tokens = row.request.prompt;
+    row.to_read.tokens.insert(
+        row.to_read.tokens.end(), row.given.begin(), row.given.end());
+    row.to_read.length = static_cast<int>(row.to_read.tokens.size());
+    row.num_read = 0;
+    row.num_given_before = static_cast<int>(row.given.size());
+    *row.cache = model_->make_cache(row.options().max_kv_size);
+    row.sampling = Sampling(row.options());
+  }
+
+  void admit() {
+    int num_reading = static_cast<int>(std::ranges::count_if(
+        running_, [](const auto& row) { return row->reading(); }));
+    while (static_cast<int>(running_.size()) < options_.max_rows &&
+           num_reading < options_.max_prompt_rows) {
+      auto row = admission_.next(running_);
+      if (row == nullptr) return;
+      if (!std::exchange(row->begun, true)) row->answer.begin();
+      running_.push_back(std::move(row));
+      ++num_reading;
+    }
+  }
+
+  int prompt_tokens_now() const {
+    const bool decoding = std::ranges::any_of(
+        running_, [](const auto& row) { return !row->reading(); });
+    return decoding ? options_.interleaved_tokens
+                    : options_.prefill_step_tokens;
+  }
+
+  // A pass that fails ends its rows; those that wait go on.
+  std::vector<RowFailure> run(const std::vector<PassPart>& parts) {
+    std::vector<RowFailure> failures;
+    if (parts.empty()) return failures;
+    try {
+      failures = run_pass(*model_, parts);
+    } catch (const std::exception& error) {
+      for (const PassPart& part : parts) {
+        failures.push_back({part.row, error.what()});
+      }
+      return failures;
+    }
+    for (const PassPart& part : parts) {
+      const Row& row = *part.row;
+      const auto& progress = row.options().prompt_progress;
+      if (progress && part.of_prompt && row.num_given_before == 0) {
+        progress(row.num_read, row.to_read.length);
+      }
+    }
+    if (++stats_.passes % 256 == 0) mx::clear_cache();
+    return failures;
+  }
+
+  void give_out(Row& row, const Sampled& drawn, std::vector<BatchPart>& out) {
+    mx::array token = drawn.token;
+    const int id = token.item<int>();
+    row.given.push_back(id);
+    out.push_back({row.id, row.answer.add({id, drawn.logprobs})});
+    ++stats_.generation_tokens;
+  }
+
+  void count(const std::vector<PassPart>& parts, double seconds) {
+    int prompt_tokens = 0;
+    int all_tokens = 0;
+    for (const PassPart& part : parts) {
+      all_tokens += part.num_tokens;
+      if (part.of_prompt) prompt_tokens += part.num_tokens;
+    }
+    if (all_tokens == 0) return;
+    stats_.prompt_tokens += static_cast<std::uint64_t>(prompt_tokens);
+    const double share = double(prompt_tokens) / all_tokens;
+    stats_.prompt_seconds += seconds * share;
+    stats_.generation_seconds += seconds * (1 - share);
+  }
+
+  ModelPtr model_;
+  TokenizerPtr tokenizer_;
+  BatchOptions options_;
+  Admission admission_;
+  Rows running_;
+  RowId next_id_ = 0;
+  BatchStats stats_;
+  bool closed_ = false;
+  StepsUnderWay under_way_;  // the last member: ends first
+};
+
+BatchGenerator::BatchGenerator(ModelPtr model,
+                               TokenizerPtr tokenizer,
+                               const BatchOptions& options)
+    : impl_(std::make_unique<Impl>(
+          std::move(model), std::move(tokenizer), options)) {}
+BatchGenerator::BatchGenerator(BatchGenerator&&) noexcept = default;
+BatchGenerator& BatchGenerator::operator=(BatchGenerator&&) noexcept = default;
+BatchGenerator::~BatchGenerator() = default;
+
+RowId BatchGenerator::insert(BatchRequest request) {
+  return impl_->insert(std::move(request));
+}
+
+std::vector<BatchPart> BatchGenerator::next() { return impl_->next(); }
+
+std::vector<BatchPart> BatchGenerator::next_generated() {
+  std::vector<BatchPart> parts;
+  while (parts.empty() && !empty()) parts = next();
+  return parts;
+}
+
+bool BatchGenerator::empty() const { return impl_->empty(); }
+std::size_t BatchGenerator::num_rows() const { return impl_->num_rows(); }
+void BatchGenerator::remove(RowId row) { impl_->remove(row); }
+
+ReadCache BatchGenerator::extract_cache(RowId row) const {
+  return impl_->extract_cache(row);
+}
+
+BatchStats BatchGenerator::stats() const { return impl_->stats(); }
+void BatchGenerator::close() { impl_->close(); }
+
+}  // namespace mlxlm

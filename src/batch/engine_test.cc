@@ -1,0 +1,152 @@
+// The engine under many threads, against single runs.
+#include <atomic>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include <mlxlm/batch.h>
+
+#include "generate/toy.h"
+#include "tests/support/expect_error.h"
+
+namespace mlxlm {
+namespace {
+
+BatchRequest request(const std::string& text, int max_tokens) {
+  return {.prompt = bytes_of(text),
+          .options = {.max_tokens = max_tokens, .ignore_eos = true}};
+}
+
+class EngineTest : public ::testing::Test {
+ protected:
+  std::string alone(const std::string& text, int max_tokens) const {
+    std::string answer;
+    auto each = request(text, max_tokens);
+    for (const auto& part :
+         stream_generate(model_, tokenizer_, each.prompt, each.options)) {
+      answer += part.text;
+    }
+    return answer;
+  }
+
+  ModelPtr model_ = std::make_shared<ToyModel>();
+  TokenizerPtr tokenizer_ = std::make_shared<ToyTokenizer>();
+};
+
+TEST_F(EngineTest, AnswersAsAlone) {
+  const auto expected = alone("Hello", 20);
+  Engine engine(model_, tokenizer_);
+  auto first = engine.submit(request("Hello", 20));
+  auto second = engine.submit(request("Hello", 20));
+  EXPECT_EQ(first.text(), expected);
+  EXPECT_EQ(second.text(), expected);
+  EXPECT_TRUE(first.ended());
+  EXPECT_EQ(first.next(), std::nullopt);
+}
+
+TEST_F(EngineTest, CallsBack) {
+  const auto expected = alone("Hello", 20);
+  std::string text;
+  std::atomic<bool> ended = false;
+  Engine engine(model_, tokenizer_);
+  const RowId id =
+      engine.submit(request("Hello", 20), [&](const BatchPart& part) {
+        text += part.part.text;
+        EXPECT_FALSE(part.part.logprobs.has_value());
+        ended = !part.part.finish_reason.empty();
+      });
+  EXPECT_EQ(id, 0u);
+  while (!ended) std::this_thread::yield();
+  EXPECT_EQ(text, expected);
+}
+
+TEST_F(EngineTest, ErrorsReachTheirOwnersOnly) {
+  const auto expected = alone("good", 10);
+  Engine engine(model_, tokenizer_);
+  auto empty = engine.submit({});
+  auto good = engine.submit(request("good", 10));
+  auto faulty = request("bad", 10);
+  faulty.options.logits_processors = {
+      [](const mx::array&, const mx::array&) -> mx::array {
+        throw std::runtime_error("a fault");
+      }};
+  auto bad = engine.submit(faulty);
+  engine.submit(request("x", 10), [](const BatchPart&) {
+    throw std::runtime_error("a callback's fault");
+  });
+  expect_error(
+      ErrorKind::argument, "the prompt is empty", [&] { empty.next(); });
+  expect_error(ErrorKind::argument, "a fault", [&] { bad.text(); });
+  EXPECT_EQ(good.text(), expected);
+}
+
+TEST_F(EngineTest, CancelsAndForgets) {
+  Engine engine(model_, tokenizer_, {.max_queued = 2});
+  {
+    auto dropped = engine.submit(request("x", -1));
+    dropped.next();
+  }
+  auto cancelled = engine.submit(request("y", -1));
+  cancelled.next();
+  cancelled.cancel();
+  std::string reason;
+  while (auto part = cancelled.next()) reason = part->finish_reason;
+  EXPECT_EQ(reason, "cancelled");
+  while (engine.num_rows() > 0) std::this_thread::yield();
+}
+
+TEST_F(EngineTest, EndsWithAnswersUnderWay) {
+  std::optional<PendingAnswer> left;
+  {
+    Engine engine(model_, tokenizer_);
+    left = engine.submit(request("x", -1));
+    left->next();
+  }
+  std::string reason;
+  while (auto part = left->next()) reason = part->finish_reason;
+  EXPECT_EQ(reason, "cancelled");
+}
+
+TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
+  constexpr int kThreads = 32;
+  constexpr int kRequests = 4;
+  std::vector<std::string> expected;
+  for (int i = 0; i < kThreads; ++i) {
+    expected.push_back(alone(std::string(1 + i % 7, 'a' + i % 26), 3 + i % 5));
+  }
+  std::atomic<int> wrong = 0;
+  {
+    Engine engine(
+        model_, tokenizer_, {.batch = {.max_rows = 8}, .max_queued = 4});
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&, i] {
+        const std::string text(1 + i % 7, 'a' + i % 26);
+        for (int n = 0; n < kRequests; ++n) {
+          auto answer = engine.submit(request(text, 3 + i % 5));
+          if ((i + n) % 3 == 0) {
+            answer.cancel();
+          } else if (answer.text() != expected[i]) {
+            ++wrong;
+          }
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST_F(EngineTest, TwoEnginesInOneProcess) {
+  const auto expected = alone("Hello", 30);
+  auto other_model = std::make_shared<ToyModel>(ToyOptions{.seed = 5});
+  Engine one(model_, tokenizer_);
+  Engine two(other_model, tokenizer_);
+  auto first = one.submit(request("Hello", 30));
+  auto other = two.submit(request("Hello", 30));
+  EXPECT_EQ(first.text(), expected);
+  EXPECT_NE(other.text(), expected);
+}
+
+}  // namespace
+}  // namespace mlxlm

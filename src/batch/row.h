@@ -1,0 +1,66 @@
+// One request on its way from the queue to its end.
+//
+// Invariant: the cache has read the first num_read tokens of `to_read`, and,
+// once all are read, every token given out but the one in `drawn`.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <mlxlm/batch.h>
+
+#include "generate/answer.h"
+#include "generate/options.h"
+#include "generate/prefill.h"
+#include "generate/sampling.h"
+
+namespace mlxlm {
+
+struct Row {
+  Row(RowId id,
+      BatchRequest the_request,
+      const ModelPtr& model,
+      const Tokenizer* tokenizer)
+      : id(id),
+        request(std::move(the_request)),
+        to_read{request.prompt,
+                request.options.input_embeddings,
+                prompt_length(request.prompt, request.options)},
+        cache(&usable_cache({model}, request.options, own_cache)),
+        first_offset(prompt_cache_offset(*cache)),
+        sampling(request.options),
+        answer(*model, tokenizer, request.options, to_read.length) {}
+  Row(const Row&) = delete;
+  Row& operator=(const Row&) = delete;
+
+  const GenerateOptions& options() const { return request.options; }
+  bool reading() const { return num_read < to_read.length; }
+  int num_left() const { return to_read.length - num_read; }
+  // Tokens that the cache holds when the next pass is done.
+  int num_tokens() const {
+    return first_offset + num_read + static_cast<int>(given.size()) -
+           num_given_before;
+  }
+  // Whether it can start again from its tokens alone.
+  bool preemptable() const {
+    return first_offset == 0 && !options().input_embeddings;
+  }
+
+  RowId id;
+  BatchRequest request;
+  Prompt to_read;  // before the first draw, or the first after a preemption
+  int num_read = 0;
+  PromptCache own_cache;
+  PromptCache* cache;
+  int first_offset;  // tokens that came with the cache
+  Sampling sampling;
+  Answer answer;
+  bool begun = false;
+  std::optional<Sampled> drawn;  // by the pass under way, not yet given out
+  std::vector<int> given;        // tokens given out
+  int num_given_before = 0;      // of them, those in to_read
+  std::uint64_t reserved_bytes = 0;
+};
+
+}  // namespace mlxlm

@@ -1,0 +1,91 @@
+#include "cache/batch_cache.h"
+
+#include <numeric>
+#include <utility>
+
+#include <mlx/mlx.h>
+
+#include <mlxlm/error.h>
+
+namespace mlxlm {
+
+BatchCache::BatchCache(std::vector<CachePtr> rows, std::vector<int> num_tokens)
+    : CacheList(std::move(rows)), num_tokens_(std::move(num_tokens)) {
+  if (num_tokens_.size() != count()) {
+    throw Error(ErrorKind::internal,
+                "a batch of " + std::to_string(count()) +
+                    " rows has the tokens of " +
+                    std::to_string(num_tokens_.size()));
+  }
+}
+
+CachePtr BatchCache::fork() const {
+  std::vector<CachePtr> rows;
+  for (std::size_t i = 0; i < count(); ++i) rows.push_back((*this)[i]->fork());
+  return std::make_shared<BatchCache>(std::move(rows), num_tokens_);
+}
+
+mx::array BatchCache::attend(const mx::array& q,
+                             const mx::array& k,
+                             const mx::array& v,
+                             const AttendSpec& spec) {
+  auto queries = split_tokens(q, num_tokens_, 2);
+  const auto keys = split_tokens(k, num_tokens_, 2);
+  const auto values = split_tokens(v, num_tokens_, 2);
+  for (std::size_t i = 0; i < count(); ++i) {
+    queries[i] = (*this)[i]->attend(queries[i], keys[i], values[i], spec);
+  }
+  return join_tokens(std::move(queries), 2);
+}
+
+std::vector<kernels::TokenRun> token_runs(const Cache* cache, int num_tokens) {
+  if (cache == nullptr) return {{num_tokens, 0}};
+  auto* batch = dynamic_cast<const BatchCache*>(cache);
+  if (batch == nullptr) return {{num_tokens, cache->offset()}};
+  std::vector<kernels::TokenRun> runs;
+  for (std::size_t i = 0; i < batch->count(); ++i) {
+    runs.push_back({batch->num_tokens()[i], (*batch)[i]->offset()});
+  }
+  return runs;
+}
+
+PromptCache join_rows(const std::vector<const PromptCache*>& rows,
+                      const std::vector<int>& num_tokens) {
+  if (rows.size() == 1) return *rows[0];
+  PromptCache joined;
+  for (std::size_t layer = 0; layer < rows[0]->size(); ++layer) {
+    std::vector<CachePtr> caches;
+    for (const PromptCache* row : rows) caches.push_back(row->at(layer));
+    joined.push_back(
+        std::make_shared<BatchCache>(std::move(caches), num_tokens));
+  }
+  return joined;
+}
+
+std::vector<mx::array> split_tokens(const mx::array& x,
+                                    const std::vector<int>& num_tokens,
+                                    int axis) {
+  std::vector<mx::array> parts;
+  mx::Shape start(x.ndim(), 0);
+  mx::Shape stop = x.shape();
+  stop[axis] = 0;
+  for (int count : num_tokens) {
+    start[axis] = stop[axis];
+    stop[axis] += count;
+    parts.push_back(mx::slice(x, start, stop));
+  }
+  return parts;
+}
+
+mx::array take_positions(const mx::array& x,
+                         const std::vector<int>& positions) {
+  const int count = static_cast<int>(positions.size());
+  if (count == x.shape(1)) return x;
+  return mx::take(x, mx::array(positions.data(), {count}, mx::int32), 1);
+}
+
+mx::array join_tokens(std::vector<mx::array> parts, int axis) {
+  return parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), axis);
+}
+
+}  // namespace mlxlm

@@ -1,0 +1,14 @@
+#include <mlxlm/model.h>
+
+#include "cache/batch_cache.h"
+
+namespace mlxlm {
+
+mx::array Model::forward_at(const std::vector<int>& positions,
+                            const mx::array& tokens,
+                            const PromptCache& cache,
+                            const std::optional<mx::array>& input_embeddings) {
+  return take_positions(forward(tokens, cache, input_embeddings), positions);
+}
+
+}  // namespace mlxlm
