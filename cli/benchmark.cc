@@ -14,6 +14,7 @@
 #include <mlxlm/error.h>
 #include <mlxlm/generate.h>
 
+#include "cli/benchmark_batch.h"
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/generation_output.h"
@@ -29,6 +30,8 @@ using Clock = std::chrono::steady_clock;
 constexpr char kExamples[] = R"(Examples:
   mlx-lm benchmark -p 512 -g 128 -n 5
   mlx-lm benchmark --model gemma-3-270m --json
+  mlx-lm benchmark -b 8 -p 128 -g 64
+  mlx-lm benchmark -b 8 --requests 50 --arrival-rate 2 -p 128 -g 64
 
 One run warms up; the others are timed. The prompt is random and
 end-of-sequence tokens don't end a run.)";
@@ -40,9 +43,13 @@ double seconds_since(Clock::time_point start) {
 struct Trial {
   double prompt_tps = 0;
   double generation_tps = 0;
-  double first_token_seconds = 0;
+  double first_token_seconds = 0;  // the median of a batch's
   double total_seconds = 0;
   double peak_memory_gb = 0;
+  // Of batches:
+  double first_token_p99_seconds = 0;
+  double gap_p50_seconds = 0;  // between a request's tokens
+  double gap_p99_seconds = 0;
 };
 
 struct Spread {
@@ -63,6 +70,11 @@ Spread spread_of(const std::vector<Trial>& trials, double Trial::*field) {
                       : (values[middle - 1] + values[middle]) / 2;
   return {median, values.front(), values.back()};
 }
+
+constexpr std::pair<const char*, double Trial::*> kBatchFields[] = {
+    {"first_token_p99", &Trial::first_token_p99_seconds},
+    {"token_gap_p50", &Trial::gap_p50_seconds},
+    {"token_gap_p99", &Trial::gap_p99_seconds}};
 
 json to_json(const Spread& spread) {
   return {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}};
@@ -89,8 +101,11 @@ class Benchmark {
  private:
   void check() const;
   std::vector<int> random_prompt(const Model& model) const;
+  bool batched() const { return batch_size_ > 1 || requests_ > 0; }
   Trial run_once(const LoadedModel& loaded,
                  const std::vector<int>& prompt) const;
+  Trial run_batch(const LoadedModel& loaded,
+                  const std::vector<int>& prompt) const;
   void print_result(const std::vector<Trial>& trials,
                     double load_seconds) const;
 
@@ -98,6 +113,8 @@ class Benchmark {
   int prompt_tokens_ = 512;
   int generation_tokens_ = 1024;
   int batch_size_ = 1;
+  int requests_ = 0;  // 0: as many as batch_size_
+  double arrival_rate_ = 0;
   int num_trials_ = 5;
   int prefill_step_tokens_ = 2048;
   int delay_seconds_ = 0;
@@ -116,7 +133,15 @@ void Benchmark::add_to(CLI::App& command) {
   };
   add("-p,--prompt-tokens", prompt_tokens_, "Length of the prompt");
   add("-g,--generation-tokens", generation_tokens_, "Tokens to generate");
-  add("-b,--batch-size", batch_size_, "Prompts at a time; only 1 so far");
+  add("-b,--batch-size", batch_size_, "Requests answered at the same time");
+  add("--requests", requests_, "Requests in all; 0: one batch");
+  command
+      .add_option("--arrival-rate",
+                  arrival_rate_,
+                  "Requests per second, at random intervals;\n0: all at once")
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(kGroup);
   add("-n,--num-trials", num_trials_, "Timed runs");
   add("--prefill-step-size",
       prefill_step_tokens_,
@@ -144,9 +169,10 @@ void Benchmark::check() const {
   at_least("--num-trials", num_trials_, 1);
   at_least("--prefill-step-size", prefill_step_tokens_, 1);
   at_least("--delay", delay_seconds_, 0);
-  if (batch_size_ != 1) {
-    throw Error(ErrorKind::unsupported,
-                "--batch-size above 1 isn't implemented yet");
+  at_least("--requests", requests_, 0);
+  if (!(arrival_rate_ >= 0 && arrival_rate_ < 1e9)) {
+    throw Error(ErrorKind::argument,
+                "--arrival-rate must be a number of requests per second, or 0");
   }
   if (pipeline_) {
     throw Error(ErrorKind::unsupported,
@@ -162,8 +188,30 @@ std::vector<int> Benchmark::random_prompt(const Model& model) const {
   return {ids.data<int>(), ids.data<int>() + prompt_tokens_};
 }
 
+Trial Benchmark::run_batch(const LoadedModel& loaded,
+                           const std::vector<int>& prompt) const {
+  const BatchMeasurement measured =
+      measure_batch(loaded,
+                    prompt,
+                    {.rows = batch_size_,
+                     .requests = requests_ > 0 ? requests_ : batch_size_,
+                     .generation_tokens = generation_tokens_,
+                     .prefill_step_tokens = prefill_step_tokens_,
+                     .requests_per_second = arrival_rate_});
+  const auto& first = measured.first_token_seconds;
+  return {.prompt_tps = measured.stats.prompt_tps(),
+          .generation_tps = measured.stats.generation_tps(),
+          .first_token_seconds = quantile(first, 0.5),
+          .total_seconds = measured.total_seconds,
+          .peak_memory_gb = measured.stats.peak_memory_gb,
+          .first_token_p99_seconds = quantile(first, 0.99),
+          .gap_p50_seconds = quantile(measured.gap_seconds, 0.5),
+          .gap_p99_seconds = quantile(measured.gap_seconds, 0.99)};
+}
+
 Trial Benchmark::run_once(const LoadedModel& loaded,
                           const std::vector<int>& prompt) const {
+  if (batched()) return run_batch(loaded, prompt);
   GenerateOptions options;
   options.max_tokens = generation_tokens_;
   options.ignore_eos = true;
@@ -203,6 +251,11 @@ void Benchmark::print_result(const std::vector<Trial>& trials,
     print(line_of("prompt_tps", prompt, "tokens/s"));
     print(line_of("generation_tps", generation, "tokens/s"));
     print(line_of("time_to_first_token", first, "s       "));
+    if (batched()) {
+      for (const auto& [name, field] : kBatchFields) {
+        print(line_of(name, spread_of(trials, field), "s       "));
+      }
+    }
     char text[96];
     std::snprintf(text,
                   sizeof(text),
@@ -221,6 +274,10 @@ void Benchmark::print_result(const std::vector<Trial>& trials,
                     {"time_to_first_token", trial.first_token_seconds},
                     {"total_time", trial.total_seconds},
                     {"peak_memory", trial.peak_memory_gb}});
+    if (!batched()) continue;
+    for (const auto& [name, field] : kBatchFields) {
+      list.back()[name] = trial.*field;
+    }
   }
   print(json_line({{"model", model_.name()},
                    {"prompt_tokens", prompt_tokens_},

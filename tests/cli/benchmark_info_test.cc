@@ -58,6 +58,30 @@ TEST_F(CliBenchmark, TextIsTheReferencesWithMedians) {
             ContainsRegex("Medians.*\nprompt_tps +[0-9.]+ tokens/s")));
 }
 
+TEST_F(CliBenchmark, BatchesAndArrivals) {
+  json result = json_of(run({"benchmark",
+                             "--model",
+                             model(),
+                             "-p",
+                             "8",
+                             "-g",
+                             "4",
+                             "-n",
+                             "1",
+                             "-b",
+                             "3",
+                             "--requests",
+                             "5",
+                             "--arrival-rate",
+                             "1000",
+                             "--json"}));
+  EXPECT_EQ(result.at("batch_size"), 3);
+  const json& trial = result.at("trials").at(0);
+  EXPECT_GT(trial.at("generation_tps"), 0);
+  EXPECT_GE(trial.at("first_token_p99"), trial.at("time_to_first_token"));
+  EXPECT_GE(trial.at("token_gap_p99"), trial.at("token_gap_p50"));
+}
+
 TEST_F(CliBenchmark, NeedsNoTokenizer) {
   write_model({.tokenizer = false});
   EXPECT_EQ(run({"benchmark",

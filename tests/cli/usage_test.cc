@@ -196,8 +196,6 @@ TEST_F(CliUsage, WhatIsNotImplementedSaysSo) {
               FailsWith(HasSubstr("--image isn't implemented")));
   EXPECT_THAT(run({"generate", "-qa"}),
               FailsWith(HasSubstr("--quantize-activations isn't implemented")));
-  EXPECT_THAT(run({"benchmark", "-b", "2"}),
-              FailsWith(HasSubstr("--batch-size")));
   EXPECT_THAT(run({"benchmark", "--pipeline"}),
               FailsWith(HasSubstr("--pipeline")));
 }

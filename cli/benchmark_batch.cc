@@ -1,0 +1,96 @@
+#include "cli/benchmark_batch.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <random>
+#include <thread>
+
+#include <mlxlm/error.h>
+
+#include "cli/interrupt.h"
+
+namespace mlxlm::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+// When each request arrives, in seconds: a Poisson process.
+std::vector<double> arrivals(const BatchLoad& load) {
+  std::vector<double> times(static_cast<std::size_t>(load.requests), 0.0);
+  if (load.requests_per_second <= 0) return times;
+  std::mt19937 random(0);
+  std::exponential_distribution<double> interval(load.requests_per_second);
+  double time = 0;
+  for (double& each : times) each = time += interval(random);
+  return times;
+}
+
+struct Times {
+  Clock::time_point arrived;
+  std::optional<Clock::time_point> last_token;
+};
+
+}  // namespace
+
+BatchMeasurement measure_batch(const LoadedModel& loaded,
+                               const std::vector<int>& prompt,
+                               const BatchLoad& load) {
+  BatchGenerator batch(loaded.model,
+                       loaded.tokenizer,
+                       {.max_rows = load.rows,
+                        .max_prompt_rows = load.rows,
+                        .prefill_step_tokens = load.prefill_step_tokens});
+  GenerateOptions options{.max_tokens = load.generation_tokens,
+                          .prefill_step_tokens = load.prefill_step_tokens,
+                          .ignore_eos = true};
+  CancelOnInterrupt cancel(options.cancel);
+  BatchMeasurement result;
+  std::map<RowId, Times> rows;
+  const auto times = arrivals(load);
+  const auto start = Clock::now();
+  std::size_t arrived = 0;
+  while (arrived < times.size() || !batch.empty()) {
+    for (; arrived < times.size() &&
+           times[arrived] <= seconds_between(start, Clock::now());
+         ++arrived) {
+      const RowId row = batch.insert({.prompt = prompt, .options = options});
+      rows[row].arrived = Clock::now();
+    }
+    if (batch.empty()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    for (const auto& [row, part, error] : batch.next()) {
+      if (part.finish_reason == "error") {
+        throw Error(ErrorKind::argument, error);
+      }
+      Times& each = rows.at(row);
+      const auto now = Clock::now();
+      if (each.last_token) {
+        result.gap_seconds.push_back(seconds_between(*each.last_token, now));
+      } else {
+        result.first_token_seconds.push_back(
+            seconds_between(each.arrived, now));
+      }
+      each.last_token = now;
+    }
+    if (interrupted()) throw Interrupted();
+  }
+  result.total_seconds = seconds_between(start, Clock::now());
+  result.stats = batch.stats();
+  std::ranges::sort(result.first_token_seconds);
+  std::ranges::sort(result.gap_seconds);
+  return result;
+}
+
+double quantile(const std::vector<double>& sorted, double share) {
+  if (sorted.empty()) return 0;
+  const auto last = static_cast<double>(sorted.size() - 1);
+  return sorted[static_cast<std::size_t>(share * last + 0.5)];
+}
+
+}  // namespace mlxlm::cli
