@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -433,6 +434,18 @@ def make_family(oracle, runs, family, config, folder):
     return failed
 
 
+def in_parts(arguments):
+    """Runs this program once per processor, each with a part of the families and
+    one of them with the pieces; returns how many failed."""
+    count = os.cpu_count() or 1
+    processes = []
+    for part in range(count):
+        families = list(VARIANTS)[part::count]
+        command = [sys.executable, __file__, arguments.folder, "--only", ",".join(families)]
+        processes.append(subprocess.Popen(command + ["--no-pieces"] * (part > 0)))
+    return sum(process.wait() != 0 for process in processes)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -448,6 +461,8 @@ def main():
         print(reason)
         return 0
     (models / "SKIPPED").unlink(missing_ok=True)
+    if not arguments.only and not arguments.no_pieces:
+        return 1 if in_parts(arguments) else 0
     oracle = load_oracle(path)
     runs = note_quantized_runs(oracle)
     started = time.time()
