@@ -48,7 +48,9 @@ struct BatchOptions {
   int max_prompt_rows = 8;   // prompts read at the same time
   int max_waiting = 100000;  // more requests are refused
   // Prompt tokens of one pass: while others decode (what their next token waits
-  // for at most), and when nobody does.
+  // for at most), and when nobody does. Rows whose results depend on how their
+  // prompt is cut (max_kv_size, quantization of keys and values) are read in
+  // the chunks of their own prefill_step_tokens, as they would be alone.
   int interleaved_tokens = 512;
   int prefill_step_tokens = 2048;
   // Bytes for the caches of all rows; none: nine tenths of what is free.

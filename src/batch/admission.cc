@@ -17,6 +17,12 @@ std::uint64_t budget_of(const BatchOptions& options) {
   return available ? available->bytes / 10 * 9 : kNoBudget;
 }
 
+// What its cache holds at its end.
+std::int64_t most_tokens(const Row& row) {
+  return std::int64_t{row.num_tokens()} + row.num_left() +
+         std::max(row.options().max_tokens, 0);
+}
+
 // How many rows of each tenant run.
 std::map<std::string, int> rows_by_tenant(
     const std::vector<std::unique_ptr<Row>>& running) {
@@ -55,8 +61,7 @@ void Admission::check(const Row& row) {
                 "there are " + std::to_string(waiting_.size()) +
                     " requests waiting, which is the limit (max_waiting)");
   }
-  const std::int64_t answer = std::max(row.options().max_tokens, 0);
-  const std::int64_t total = row.num_tokens() + row.num_left() + answer;
+  const std::int64_t total = most_tokens(row);
   const std::uint64_t bytes = bytes_of(row, total);
   if (bytes > budget_bytes_) {
     throw Error(ErrorKind::memory,
@@ -84,8 +89,10 @@ std::unique_ptr<Row> Admission::next(
   };
   auto chosen = std::min_element(waiting_.begin(), waiting_.end(), better);
   Row& row = **chosen;
-  const std::uint64_t bytes =
-      bytes_of(row, row.num_tokens() + std::int64_t{row.num_left()});
+  const std::uint64_t bytes = bytes_of(
+      row,
+      row.preemptable() ? row.num_tokens() + std::int64_t{row.num_left()}
+                        : most_tokens(row));
   std::uint64_t used = 0;
   for (const auto& each : running) used += each->reserved_bytes;
   if (!running.empty() &&

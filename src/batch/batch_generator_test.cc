@@ -179,6 +179,25 @@ TEST_F(BatchTest, InputEmbeddings) {
   expect_alone(request("other", {.max_tokens = 9}), rows[0]);
 }
 
+TEST_F(BatchTest, ANeighboursContentChangesNoBit) {
+  auto logprobs_of_first = [&](char content) {
+    BatchGenerator batch(model_, tokenizer_);
+    batch.insert(request("a row", {.max_tokens = 8, .ignore_eos = true}));
+    batch.insert(request(std::string(30, content),
+                         {.max_tokens = 8, .ignore_eos = true}));
+    std::vector<mx::array> logprobs;
+    while (!batch.empty()) {
+      for (const auto& [row, part, error] : batch.next()) {
+        if (row == 0) logprobs.push_back(*part.logprobs);
+      }
+    }
+    return mx::stack(logprobs);
+  };
+  auto one = logprobs_of_first('x');
+  EXPECT_EQ(one.shape(0), 8);
+  EXPECT_TRUE(mx::array_equal(one, logprobs_of_first('?')).item<bool>());
+}
+
 TEST_F(BatchTest, StopsAndEnds) {
   GenerateOptions script{.max_tokens = 20};
   script.sampler = scripted(bytes_of("one STOP two"));

@@ -121,6 +121,16 @@ void note_read(const PassPart& part) {
   row.num_read += part.num_tokens;
 }
 
+// How many tokens of its prompt a row reads next.
+int next_chunk(const Row& row, int most) {
+  const int step = row.options().prefill_step_tokens;
+  if (!row.depends_on_chunks()) {
+    return std::min({most, step, row.num_left()});
+  }
+  // Exactly as it would alone.
+  return row.num_left() == 1 ? 1 : std::min(step, row.num_left() - 1);
+}
+
 }  // namespace
 
 std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
@@ -137,10 +147,9 @@ std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
   for (const auto& row : rows) {
     if (!row->reading() || prompt_tokens == 0) continue;
     const int share = std::max(prompt_tokens / num_reading--, 1);
-    const int count =
-        std::min({share, row->num_left(), row->options().prefill_step_tokens});
+    const int count = next_chunk(*row, share);
     parts.push_back({row.get(), count, true});
-    prompt_tokens -= count;
+    prompt_tokens = std::max(prompt_tokens - count, 0);
   }
   return parts;
 }

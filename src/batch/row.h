@@ -42,9 +42,16 @@ struct Row {
     return first_offset + num_read + static_cast<int>(given.size()) -
            num_given_before;
   }
+  // Whether what the cache holds depends on how its tokens were cut into
+  // chunks: rotating caches that keep their first tokens, and quantization,
+  // which begins at the end of a chunk.
+  bool depends_on_chunks() const {
+    return options().max_kv_size > 0 || kv_quantization(options());
+  }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {
-    return first_offset == 0 && !options().input_embeddings;
+    return first_offset == 0 && !options().input_embeddings &&
+           !depends_on_chunks();
   }
 
   RowId id;
