@@ -108,6 +108,12 @@ void check_options(const std::vector<int>& prompt,
   check_stops(options);
 }
 
+void check_max_tokens(const GenerateOptions& options) {
+  if (options.max_tokens == 0) {
+    refuse("max_tokens is 0; it must be positive, or -1 for no limit");
+  }
+}
+
 std::optional<KvQuantization> kv_quantization(const GenerateOptions& options) {
   auto key_bits = options.kv_key_bits ? options.kv_key_bits : options.kv_bits;
   auto value_bits =

@@ -13,6 +13,9 @@ void check_options(const std::vector<int>& prompt,
                    const Model& model,
                    const GenerateOptions& options);
 
+// Throws Error{argument} if max_tokens is 0: nothing could be given out.
+void check_max_tokens(const GenerateOptions& options);
+
 // The quantization that the options ask for. Throws Error{argument} for a
 // number of bits or a group size that MLX can't quantize to.
 std::optional<KvQuantization> kv_quantization(const GenerateOptions& options);

@@ -2,6 +2,7 @@
 #include <mlxlm/generate.h>
 
 #include "generate/answer.h"
+#include "generate/generation_stream.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
 
@@ -18,14 +19,12 @@ std::unique_ptr<TokenGenerator> make_generator(const std::vector<int>& prompt,
   return generate_step(prompt, model, options);
 }
 
-}  // namespace
-
-class GenerationStream::Impl {
+class ModelStream : public GenerationStream::Impl {
  public:
-  Impl(ModelPtr model,
-       TokenizerPtr tokenizer,
-       const std::vector<int>& prompt,
-       const GenerateOptions& options)
+  ModelStream(ModelPtr model,
+              TokenizerPtr tokenizer,
+              const std::vector<int>& prompt,
+              const GenerateOptions& options)
       : model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
         options_(options),
@@ -33,7 +32,7 @@ class GenerationStream::Impl {
             *model_, tokenizer_.get(), options, prompt_length(prompt, options)),
         generator_(make_generator(prompt, model_, options)) {}
 
-  std::optional<GenerationResponse> next() {
+  std::optional<GenerationResponse> next() override {
     if (std::exchange(ended_, true)) {
       return std::nullopt;
     }
@@ -73,6 +72,8 @@ class GenerationStream::Impl {
   bool ended_ = false;
 };
 
+}  // namespace
+
 GenerationStream::GenerationStream(std::unique_ptr<Impl> impl)
     : impl_(std::move(impl)) {}
 GenerationStream::GenerationStream(GenerationStream&&) noexcept = default;
@@ -88,11 +89,8 @@ GenerationStream stream_generate(ModelPtr model,
                                  TokenizerPtr tokenizer,
                                  const std::vector<int>& prompt,
                                  const GenerateOptions& options) {
-  if (options.max_tokens == 0) {
-    throw Error(ErrorKind::argument,
-                "max_tokens is 0; it must be positive, or -1 for no limit");
-  }
-  return GenerationStream(std::make_unique<GenerationStream::Impl>(
+  check_max_tokens(options);
+  return GenerationStream(std::make_unique<ModelStream>(
       std::move(model), std::move(tokenizer), prompt, options));
 }
 

@@ -15,6 +15,7 @@
 #include <mlxlm/log.h>
 #include <mlxlm/model.h>
 #include <mlxlm/sample.h>
+#include <mlxlm/session.h>
 #include <mlxlm/tokenizer.h>
 
 #include "tests/support/model_writer.h"
