@@ -92,8 +92,8 @@ void check_verb(const std::vector<std::string>& arguments,
                      (hint.empty() ? "; see mlx-lm --help" : hint));
   }
   throw UsageError(
-      "a command is missing: generate, score, benchmark or info; see mlx-lm "
-      "--help");
+      "a command is missing: generate, chat, score, benchmark or info; "
+      "see mlx-lm --help");
 }
 
 std::string describe_leftover(const std::vector<std::string>& words,

@@ -13,6 +13,7 @@ namespace mlxlm::cli {
 using Command = std::function<void()>;
 
 Command add_generate(CLI::App& command);
+Command add_chat(CLI::App& command);
 Command add_batch(CLI::App& command);
 Command add_cache_prompt(CLI::App& command);
 Command add_score(CLI::App& command);

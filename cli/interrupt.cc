@@ -13,11 +13,13 @@ namespace {
 
 constexpr unsigned kGraceSeconds = 1;
 
+// What the first Ctrl-C does.
+enum Reaction { kEnd, kCancel, kNote };
+
 // Lock-free, as handlers must be.
 std::atomic<int> interrupt_count{0};
-std::atomic<bool> is_generating{false};
+std::atomic<int> reaction{kEnd};
 static_assert(std::atomic<int>::is_always_lock_free);
-static_assert(std::atomic<bool>::is_always_lock_free);
 
 // Never destroyed: the handler may run on any thread at any time. It is set
 // once, because the program ends then.
@@ -32,11 +34,13 @@ extern "C" void end_at_once(int) {
 }
 
 extern "C" void handle_interrupt(int signal) {
-  if (interrupt_count++ > 0 || !is_generating) {
+  if (interrupt_count++ > 0 || reaction == kEnd) {
     end_at_once(signal);
   }
-  interrupt_token().cancel();
-  ::alarm(kGraceSeconds);
+  if (reaction == kCancel) {
+    interrupt_token().cancel();
+    ::alarm(kGraceSeconds);
+  }
 }
 
 void set_handler(int signal, void (*handler)(int)) {
@@ -60,9 +64,16 @@ bool interrupted() { return interrupt_count > 0; }
 
 CancelOnInterrupt::CancelOnInterrupt(CancelToken& token) {
   token = interrupt_token();
-  is_generating = true;
+  reaction = kCancel;
 }
 
-CancelOnInterrupt::~CancelOnInterrupt() { is_generating = false; }
+CancelOnInterrupt::~CancelOnInterrupt() { reaction = kEnd; }
+
+InterruptibleAnswer::InterruptibleAnswer() { reaction = kNote; }
+
+InterruptibleAnswer::~InterruptibleAnswer() {
+  reaction = kEnd;
+  interrupt_count = 0;
+}
 
 }  // namespace mlxlm::cli

@@ -26,4 +26,14 @@ class CancelOnInterrupt {
   CancelOnInterrupt& operator=(const CancelOnInterrupt&) = delete;
 };
 
+// While it lives, the first Ctrl-C only makes interrupted() true, for an answer
+// that stops there; the second ends the program. Afterwards there was none.
+class InterruptibleAnswer {
+ public:
+  InterruptibleAnswer();
+  ~InterruptibleAnswer();
+  InterruptibleAnswer(const InterruptibleAnswer&) = delete;
+  InterruptibleAnswer& operator=(const InterruptibleAnswer&) = delete;
+};
+
 }  // namespace mlxlm::cli

@@ -25,6 +25,7 @@ constexpr char kVersion[] =
 constexpr char kExamples[] = R"(Examples:
   mlx-lm generate --prompt "Why is the sky blue?"
   mlx-lm generate --model org/name --prompt - < question.txt
+  mlx-lm chat --system-prompt "Answer in one sentence."
   mlx-lm cache-prompt --prompt - --prompt-cache-file notes.safetensors < notes
   mlx-lm score --text "The quick brown fox" --json
   mlx-lm benchmark -p 512 -g 128 -n 5
@@ -42,6 +43,7 @@ class Program {
     app_.footer(kExamples);
     app_.option_defaults()->take_last();
     add("generate", "Write text from a prompt.", add_generate);
+    add("chat", "Talk with a model.", add_chat);
     add("batch", "Answer a file of requests.", add_batch);
     add("cache-prompt",
         "Read a prompt and save what generate continues.",

@@ -17,6 +17,7 @@ TEST_F(CliUsage, HelpListsTheCommands) {
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(result.errors, "");
   for (const char* word : {"generate",
+                           "chat",
                            "cache-prompt",
                            "score",
                            "benchmark",
@@ -87,9 +88,30 @@ TEST_F(CliUsage, HelpOfCachePromptListsTheReferencesOptions) {
   }
 }
 
+TEST_F(CliUsage, HelpOfChatListsTheReferencesOptions) {
+  ProcessResult result = run({"chat", "--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  for (const char* option : {"--model",
+                             "--trust-remote-code",
+                             "--adapter-path",
+                             "--temp",
+                             "--top-p",
+                             "--xtc-probability",
+                             "--xtc-threshold",
+                             "--seed",
+                             "--max-kv-size",
+                             "--prefill-step-size",
+                             "--max-tokens",
+                             "-m",
+                             "--system-prompt",
+                             "--pipeline"}) {
+    EXPECT_THAT(result.output, HasSubstr(option));
+  }
+}
+
 TEST_F(CliUsage, EveryCommandHasHelp) {
   for (const char* verb :
-       {"generate", "cache-prompt", "score", "benchmark", "info"}) {
+       {"generate", "chat", "cache-prompt", "score", "benchmark", "info"}) {
     ProcessResult result = run({verb, "-h"});
     EXPECT_EQ(result.exit_code, 0) << verb;
     EXPECT_THAT(result.output, HasSubstr("Examples:")) << verb;

@@ -78,7 +78,7 @@ run "$checkout/mlx-lm" info x
 expect_no_call scripts/build
 world=(LC_ALL=C)
 
-for command in generate score benchmark; do
+for command in generate chat cache-prompt score benchmark; do
   built "$command without a model fetches the default one"
   rm "$models"/*
   run "$checkout/mlx-lm" "$command" --temp 0

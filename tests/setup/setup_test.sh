@@ -89,9 +89,9 @@ bare 'a bare Debian 12 as root'
 setup
 expect_code 0
 expect_out cpu
-expect_err 'installing system packages: g++ cmake ninja-build python3-pip ca-certificates nlohmann-json3-dev libcli11-dev cargo-web rustc-web'
+expect_err 'installing system packages: g++ cmake ninja-build python3-pip ca-certificates nlohmann-json3-dev libcli11-dev libedit-dev cargo-web rustc-web'
 expect_call 'apt-get -q update'
-expect_call 'install g++ cmake ninja-build python3-pip ca-certificates nlohmann-json3-dev libcli11-dev cargo-web rustc-web'
+expect_call 'install g++ cmake ninja-build python3-pip ca-certificates nlohmann-json3-dev libcli11-dev libedit-dev cargo-web rustc-web'
 expect_no_call gtest
 expect_no_call indextargets # nothing is missing from the package lists
 

@@ -9,7 +9,9 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 extern char** environ;
@@ -33,6 +35,30 @@ Pipe make_pipe() {
   ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
   ::fcntl(ends[1], F_SETFD, FD_CLOEXEC);
   return {ends[0], ends[1]};
+}
+
+// The two ends of a terminal of 80 columns: read is ours, write the child's.
+Pipe make_terminal() {
+  int ours = ::posix_openpt(O_RDWR | O_NOCTTY);
+  if (ours < 0 || ::grantpt(ours) != 0 || ::unlockpt(ours) != 0) {
+    throw std::runtime_error("no pseudo-terminal can be made");
+  }
+  ::fcntl(ours, F_SETFD, FD_CLOEXEC);
+  int theirs = ::open(::ptsname(ours), O_RDWR | O_NOCTTY);
+  if (theirs < 0) {
+    throw std::runtime_error("the pseudo-terminal can't be opened");
+  }
+  struct winsize size = {};
+  size.ws_row = 24;
+  size.ws_col = 80;
+  ::ioctl(theirs, TIOCSWINSZ, &size);
+  return {ours, theirs};
+}
+
+// In the child: its controlling terminal.
+void take_terminal(int descriptor) {
+  ::setsid();
+  ::ioctl(descriptor, TIOCSCTTY, 0);
 }
 
 std::vector<std::string> environment_of(const ProcessOptions& options) {
@@ -68,11 +94,25 @@ Process::Process(const std::vector<std::string>& command,
   std::vector<std::string> environment = environment_of(options);
   std::vector<char*> arguments = pointers_to(words);
   std::vector<char*> variables = pointers_to(environment);
-  Pipe in = make_pipe();
-  Pipe out = make_pipe();
-  Pipe err = make_pipe();
+  Pipe terminal;
+  Pipe in;
+  Pipe out;
+  Pipe err;
+  if (options.terminal) {
+    terminal = make_terminal();
+    in.read = out.write = err.write = terminal.write;
+    out.read = ::dup(terminal.read);
+    ::fcntl(out.read, F_SETFD, FD_CLOEXEC);
+  } else {
+    in = make_pipe();
+    out = make_pipe();
+    err = make_pipe();
+  }
   pid_ = ::fork();
   if (pid_ == 0) {
+    if (options.terminal) {
+      take_terminal(terminal.write);
+    }
     ::dup2(in.read, STDIN_FILENO);
     ::dup2(out.write, STDOUT_FILENO);
     ::dup2(err.write, STDERR_FILENO);
@@ -82,8 +122,11 @@ Process::Process(const std::vector<std::string>& command,
     ::_exit(127);
   }
   ::close(in.read);
-  ::close(out.write);
-  ::close(err.write);
+  if (!options.terminal) {
+    ::close(out.write);
+    ::close(err.write);
+  }
+  terminal_ = terminal.read;
   input_ = in.write;
   output_ = out.read;
   errors_ = err.read;
@@ -92,7 +135,9 @@ Process::Process(const std::vector<std::string>& command,
   }
   // A child that doesn't read its input must not end or block the test.
   std::signal(SIGPIPE, SIG_IGN);
-  ::fcntl(input_, F_SETFL, O_NONBLOCK);
+  if (input_ >= 0) {
+    ::fcntl(input_, F_SETFL, O_NONBLOCK);
+  }
   if (input_text_.empty()) {
     close_pipe(input_);
   }
@@ -106,6 +151,7 @@ Process::~Process() {
   close_pipe(input_);
   close_pipe(output_);
   close_pipe(errors_);
+  close_pipe(terminal_);
 }
 
 void Process::close_pipe(int& descriptor) {
@@ -170,6 +216,30 @@ std::string Process::read_some() {
   std::size_t before = result_.output.size();
   pump(true);
   return result_.output.substr(before);
+}
+
+std::string Process::wait_for(const std::string& text) {
+  std::size_t from = waited_for_;
+  std::size_t at;
+  while ((at = result_.output.find(text, from)) == std::string::npos) {
+    if (!pump(true)) {
+      throw std::runtime_error("the output ended without \"" + text +
+                               "\": " + result_.output);
+    }
+  }
+  waited_for_ = at + text.size();
+  return result_.output.substr(from, waited_for_ - from);
+}
+
+void Process::type(const std::string& text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    ssize_t count = ::write(terminal_, text.data() + done, text.size() - done);
+    if (count < 0 && errno != EINTR) {
+      throw std::runtime_error("the terminal takes no input");
+    }
+    done += count > 0 ? static_cast<std::size_t>(count) : 0;
+  }
 }
 
 ProcessResult Process::finish() {

@@ -24,13 +24,16 @@ struct ProcessOptions {
   std::string input;                               // on standard input
   std::map<std::string, std::string> environment;  // added or replaced
   std::chrono::seconds time_limit{120};            // then it is killed
+  // A pseudo-terminal in place of the three pipes: all output is in `output`,
+  // and line ends are "\r\n".
+  bool terminal = false;
 };
 
 // Throws std::runtime_error if it can't be started or exceeds the time limit.
 ProcessResult run_process(const std::vector<std::string>& command,
                           const ProcessOptions& options = {});
 
-// A process with pipes to talk through.
+// A process with pipes, or a terminal, to talk through.
 class Process {
  public:
   explicit Process(const std::vector<std::string>& command,
@@ -41,6 +44,12 @@ class Process {
 
   // Waits until standard output has something and returns it; "" at its end.
   std::string read_some();
+  // Waits until standard output has this text, after what was waited for
+  // before; returns what came until then. Throws std::runtime_error if it ends
+  // without.
+  std::string wait_for(const std::string& text);
+  // To a terminal.
+  void type(const std::string& text);
   void close_output();
   void send(int signal);
 
@@ -55,8 +64,10 @@ class Process {
   int input_ = -1;
   int output_ = -1;
   int errors_ = -1;
+  int terminal_ = -1;  // to type into
   std::string input_text_;
   std::size_t written_ = 0;
+  std::size_t waited_for_ = 0;  // of the output
   std::chrono::steady_clock::time_point deadline_;
   ProcessResult result_;
 };
