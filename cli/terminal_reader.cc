@@ -46,7 +46,7 @@ class TerminalReader : public LineReader {
     // Ctrl-C is a key while a line is edited.
     ::el_set(editor_, EL_ADDFN, "mlx-lm-give-up", "Give the line up", &give_up);
     ::el_set(editor_, EL_BIND, "^C", "mlx-lm-give-up", nullptr);
-    ::el_set(editor_, EL_SETTY, "-d", "intr=", nullptr);
+    ::el_set(editor_, EL_SETTY, "-d", "-isig", nullptr);
     ::el_source(editor_, nullptr);  // ~/.editrc
     HistEvent event;
     ::history(history_, &event, H_SETSIZE, kHistoryLines);

@@ -32,9 +32,9 @@ class CliChat : public CliTest {
   // What a saved chat has of its messages: "role: content" each.
   std::vector<std::string> saved_messages() const {
     auto metadata = load_prompt_cache(file()).second;
+    json chat = json::parse(metadata.at("mlxlm.session"));
     std::vector<std::string> lines;
-    for (const auto& message :
-         json::parse(metadata.at("mlxlm.session")).at("messages")) {
+    for (const auto& message : chat.at("messages")) {
       lines.push_back(message.at("role").get<std::string>() + ": " +
                       message.at("content").get<std::string>());
     }
