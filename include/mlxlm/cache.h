@@ -13,9 +13,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -224,5 +226,92 @@ void save_prompt_cache(const std::string& path,
 // Throws Error{file, format}.
 std::pair<PromptCache, CacheMetadata> load_prompt_cache(
     const std::string& path);
+
+// Prefixes of prompts that were read, for prompts that begin alike: the next
+// turn of a chat, another chat with the same system text, an agent's next call.
+//
+//   auto store = std::make_shared<mlxlm::PrefixStore>();
+//   mlxlm::stream_generate(model, tokenizer, prompt, {.prefix_store = store});
+//
+// A trie of tokens. Keys and values that common beginnings share are held once;
+// caches that can't be cut (rotating, chunked, recurrent) are held as of the
+// positions that put() was called at. What find() gives out is a copy. All
+// calls may come from any thread; one waits for another.
+// Method: LRUPromptCache of mlx_lm/models/cache.py, which holds whole caches;
+// the trie of blocks is RadixAttention's (Zheng et al., 2024, SGLang).
+struct PrefixStoreOptions {
+  // Of keys, values, states and token ids together; never exceeded. What has
+  // not been used for longest goes.
+  std::size_t max_bytes = std::size_t{1} << 30;
+  // A folder to write to what goes, "": none. Files are prompt-cache files, and
+  // outlive the store: a later one on the same folder finds them. One that is
+  // damaged is dropped, and the log says so. Only one store at a time may use
+  // a folder.
+  std::string spill_folder;
+  std::uint64_t max_spill_bytes = std::uint64_t{8} << 30;
+};
+
+// Why no more of a prompt was reused.
+enum class PrefixLimit {
+  none,        // all but the last token, which must be read for its logits
+  unknown,     // nothing stored begins like it
+  ends,        // all that is stored was reused, and the prompt goes on
+  differs,     // what is stored goes on with other tokens
+  checkpoint,  // more is the same, but caches that can't be cut are only held
+               // at certain positions
+  evicted,     // what follows was stored, and had to go
+};
+
+struct PrefixMatch {
+  PromptCache cache;  // has read the first reused_tokens; empty for 0
+  int reused_tokens = 0;
+  int matched_tokens = 0;  // of the prompt, that are the same in the store
+  PrefixLimit limit = PrefixLimit::unknown;
+  std::string reason;  // the limit in a sentence, "" for none
+};
+
+struct PrefixStoreStatistics {
+  std::size_t nbytes = 0;
+  std::size_t num_runs = 0;  // of tokens, each held once
+  std::uint64_t spilled_bytes = 0;
+  std::size_t num_spilled_files = 0;
+  // Since the store was made.
+  std::uint64_t num_lookups = 0;
+  std::uint64_t looked_up_tokens = 0;
+  std::uint64_t reused_tokens = 0;
+  std::uint64_t evictions = 0;
+};
+
+class PrefixStore {
+ public:
+  // Throws Error{file} for a spill folder that can't be used.
+  explicit PrefixStore(const PrefixStoreOptions& options = {});
+  ~PrefixStore();
+  PrefixStore(const PrefixStore&) = delete;
+  PrefixStore& operator=(const PrefixStore&) = delete;
+
+  // A cache that has read as much of `tokens` as is stored under the key, but
+  // not the last one. `key`: whatever makes caches differ, such as the model,
+  // its options and a tenant; nothing is shared between keys.
+  PrefixMatch find(const std::string& key, std::span<const int> tokens);
+
+  // Stores what a cache has read, all of `tokens`; the cache itself stays the
+  // caller's. False if it is more than the budget allows. Throws
+  // Error{argument} if the cache has read another number of tokens.
+  bool put(const std::string& key,
+           std::span<const int> tokens,
+           const PromptCache& cache);
+
+  // Lets go of what was not used for longest until this much is left; with a
+  // spill folder, 0 writes everything there.
+  void trim_to(std::size_t max_bytes);
+
+  bool spills() const;  // whether there is a spill folder
+  PrefixStoreStatistics statistics() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace mlxlm

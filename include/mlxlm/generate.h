@@ -52,6 +52,20 @@ struct GenerateOptions {
   // holds every token that was given out, but not the last one of speculative
   // decoding.
   PromptCache* prompt_cache = nullptr;
+  // Ids that the prompt cache holds, where processors (penalties) are to know
+  // of them.
+  std::vector<int> earlier_tokens;
+  // Instead of a prompt cache, for stream_generate() and generate(): what is
+  // stored of the prompt is not read again, and afterwards the prompt and the
+  // answer are stored. Nothing is shared between tenants, nor between models or
+  // options that make caches differ. Refused with input embeddings.
+  std::shared_ptr<PrefixStore> prefix_store;
+  std::string prefix_tenant;
+  // Positions in the prompt where a message ends. Reading it pauses there; with
+  // a prefix store, layers that can't be cut are stored as of there, of the
+  // prompt's end, and every checkpoint_tokens (0: not).
+  std::vector<int> prompt_checkpoints;
+  int checkpoint_tokens = 1024;
   int max_kv_size = 0;  // 0: no limit; else rotating caches
   int prefill_step_tokens = 2048;
   // Quantization of keys and values: 2, 3, 4, 5, 6 or 8 bits; none: off. Bits
@@ -118,7 +132,11 @@ struct GenerationResponse {
   std::optional<mx::array> logprobs;  // [V]
   bool from_draft = false;
   int prompt_tokens = 0;
-  double prompt_tps = 0;  // prompt tokens per second
+  // Of the prompt, not read but found in the prefix store; and why not more,
+  // "" for all but the last.
+  int reused_tokens = 0;
+  std::string reuse_reason;
+  double prompt_tps = 0;  // prompt tokens read per second
   int generation_tokens = 0;
   double generation_tps = 0;  // generated tokens per second
   double peak_memory_gb = 0;  // 1e9 bytes

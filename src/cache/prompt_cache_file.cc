@@ -13,11 +13,12 @@
 #include <mlxlm/cache.h>
 #include <mlxlm/error.h>
 
+#include "cache/attention_cache.h"
+#include "cache/cache_list.h"
+#include "cache/cache_tensors.h"
 #include "cache/kinds.h"
 #include "cache/state_tree.h"
 #include "core/file.h"
-#include "kernels/mlx_compat/mapped_file.h"
-#include "load/safetensors.h"
 #include "load/safetensors_writer.h"
 
 namespace mlxlm {
@@ -161,34 +162,32 @@ std::vector<CacheState> read_states(const Weights& tensors,
   return unflatten_states(std::move(leaves));
 }
 
-// Smaller tensors are read: a file that changes later can't harm them.
-constexpr std::uint64_t kLeastMappedBytes = 1 << 20;
-
-// All tensors: large ones mapped where that is possible, else evaluated.
-Weights read_tensors(const std::string& path, const SafetensorsHeader& header) {
-  Weights tensors = load_safetensors(path, header);
-  kernels::MappedTensors file(path);
-  try {
-    std::vector<mx::array> rest;
-    for (const SafetensorsTensor& entry : header.tensors) {
-      mx::array& tensor = tensors.at(entry.name);
-      std::optional<mx::array> mapped;
-      if (entry.end - entry.begin >= kLeastMappedBytes) {
-        mapped = file.array(
-            header.data_start + entry.begin, tensor.shape(), tensor.dtype());
-      }
-      if (mapped) {
-        tensor = std::move(*mapped);
-      } else {
-        rest.push_back(tensor);
-      }
+// Which tensors are those of the layers that grow.
+std::vector<GrowingTensors> growing_tensors(const Contents& contents) {
+  std::vector<GrowingTensors> growing;
+  for (std::size_t i = 0; i < contents.class_names.size(); ++i) {
+    const std::string layer = std::to_string(i);
+    if (contents.class_names[i] == "KVCache") {
+      growing.push_back({{layer + ".0", layer + ".1"}, {}, layer + ".2"});
+    } else if (contents.class_names[i] == "QuantizedKVCache") {
+      growing.push_back(
+          {{layer + ".0.0", layer + ".1.0"},
+           {layer + ".0.1", layer + ".0.2", layer + ".1.1", layer + ".1.2"},
+           layer + ".2"});
     }
-    mx::eval(std::move(rest));
-  } catch (const std::exception& error) {
-    throw Error(ErrorKind::file,
-                "cannot read prompt cache " + path + ": " + error.what());
   }
-  return tensors;
+  return growing;
+}
+
+// What was read from the file is nobody else's.
+void claim_rows(const Cache& cache) {
+  if (auto* list = dynamic_cast<const CacheList*>(&cache)) {
+    for (std::size_t i = 0; i < list->count(); ++i) {
+      claim_rows(*(*list)[i]);
+    }
+  } else if (auto* attention = dynamic_cast<const AttentionCache*>(&cache)) {
+    attention->rows().claim();
+  }
 }
 
 }  // namespace
@@ -229,7 +228,8 @@ std::pair<PromptCache, CacheMetadata> load_prompt_cache(
     const std::string& path) {
   SafetensorsHeader header = read_safetensors_header(path);
   Contents contents = read_metadata(path, header.metadata);
-  auto states = read_states(read_tensors(path, header), contents);
+  auto states = read_states(
+      read_cache_tensors(path, header, growing_tensors(contents)), contents);
   if (states.size() != contents.class_names.size()) {
     fail(path,
          "it has " + std::to_string(states.size()) + " states for " +
@@ -239,6 +239,7 @@ std::pair<PromptCache, CacheMetadata> load_prompt_cache(
   for (std::size_t i = 0; i < states.size(); ++i) {
     try {
       cache.push_back(cache_from_state(contents.class_names[i], states[i]));
+      claim_rows(*cache.back());
     } catch (const Error& error) {
       throw Error(error.kind(),
                   path + ", layer " + std::to_string(i) + ": " + error.what());

@@ -245,6 +245,37 @@ TEST(PromptCacheFile, LargeFilesAreMappedAndStayAsTheyAre) {
   }
 }
 
+// Growing layers of a mapped file get room, so that what is read next is
+// written behind it in place; the room is not saved again.
+TEST(PromptCacheFile, MappedLayersHaveRoom) {
+  TemporaryFolder folder;
+  std::string path = folder / "kv.safetensors";
+  Sequence s(1024, 512);
+  for (bool quantized : {false, true}) {
+    SCOPED_TRACE(quantized);
+    CachePtr cache =
+        quantized ? make_quantized_cache({8, 8, 64}) : make_kv_cache();
+    std::vector<std::size_t> sizes;
+    dynamic_cast<AttentionCache&>(*cache).update(s.k, s.v);
+    evaluate_prompt_cache({cache});
+    CachePtr uninterrupted = cache->fork();
+    for (int round = 0; round < 2; ++round) {
+      save_prompt_cache(path, {cache});
+      sizes.push_back(std::filesystem::file_size(path));
+      cache = load_prompt_cache(path).first[0];
+      const auto& rows = dynamic_cast<const AttentionCache&>(*cache).rows();
+      EXPECT_EQ(rows.count(), 2048);
+      EXPECT_TRUE(rows.sole());
+      auto actual = s.attend(*cache, 0, 3);
+      auto expected = s.attend(*uninterrupted, 0, 3);
+      EXPECT_TRUE(same(actual, expected));
+      EXPECT_EQ(cache->trim(3), 3);
+      EXPECT_EQ(uninterrupted->trim(3), 3);
+    }
+    EXPECT_EQ(sizes[0], sizes[1]);
+  }
+}
+
 // A good file of two layers, changed by `change`, must be refused.
 void expect_refused(const std::string& part,
                     const std::function<void(Tensors&, Entries&)>& change,

@@ -81,12 +81,18 @@ Rows Rows::slice(int from, int to) const {
   return part;
 }
 
-Rows Rows::followed_by(const Rows& rows) const {
-  Rows all(format_);
-  for (std::size_t i = 0; i < arrays_.size(); ++i) {
-    all.arrays_.push_back(mx::concatenate({arrays_[i], rows.arrays_[i]}, 2));
+Rows Rows::followed_by(const Rows& rows) const { return joined({*this, rows}); }
+
+Rows Rows::joined(const std::vector<Rows>& parts) {
+  Rows all(parts.at(0).format_);
+  for (std::size_t i = 0; i < parts[0].arrays_.size(); ++i) {
+    std::vector<mx::array> arrays;
+    for (const Rows& part : parts) {
+      arrays.push_back(part.arrays_.at(i));
+    }
+    all.arrays_.push_back(mx::concatenate(std::move(arrays), 2));
   }
-  all.claim_ = std::make_shared<const bool>();
+  all.claim_ = std::make_shared<bool>(true);
   return all;
 }
 
@@ -95,7 +101,7 @@ void Rows::set(const Rows& rows, int at) {
     arrays_[i] = kernels::with_tokens(arrays_[i], rows.arrays_[i], at);
   }
   // Where the rows are all there is, they themselves take the place.
-  claim_ = rows.count() < count() ? std::make_shared<const bool>() : nullptr;
+  claim_ = rows.count() < count() ? std::make_shared<bool>(true) : nullptr;
 }
 
 Rows Rows::zeros(int count) const {
@@ -105,21 +111,22 @@ Rows Rows::zeros(int count) const {
     shape[2] = count;
     zeros.arrays_.push_back(mx::zeros(shape, array.dtype()));
   }
-  zeros.claim_ = std::make_shared<const bool>();
+  zeros.claim_ = std::make_shared<bool>(true);
   return zeros;
 }
 
 void Rows::reserve(const Rows& rows, int used) {
-  if (!empty() && used + rows.count() <= count()) {
+  const int needed = used + rows.count();
+  if (!empty() && needed <= count()) {
     return;
   }
-  Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
-                          kCacheStepTokens * kCacheStepTokens);
+  const int capacity =
+      (needed + kCacheStepTokens - 1) / kCacheStepTokens * kCacheStepTokens;
+  Rows fresh = rows.zeros(capacity - used);
   if (empty()) {
     *this = std::move(fresh);
   } else {
-    *this = (used % kCacheStepTokens == 0 ? *this : slice(0, used))
-                .followed_by(fresh);
+    *this = (used == count() ? *this : slice(0, used)).followed_by(fresh);
   }
 }
 

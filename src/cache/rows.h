@@ -13,7 +13,8 @@ namespace mlxlm {
 
 namespace mx = mlx::core;
 
-// Buffers grow by multiples of this, as the reference's.
+// Growing buffers have multiples of this many rows (the reference's have 256
+// more than were in use), so that a head's rows are whole pages of a file.
 inline constexpr int kCacheStepTokens = 256;
 
 // How rows are stored: as they come, or in MLX's affine quantization.
@@ -63,6 +64,10 @@ class Rows {
   // [:, :, from:to]
   Rows slice(int from, int to) const;
   Rows followed_by(const Rows& rows) const;
+  // All of these, one after the other; at least one, and none of them empty.
+  static Rows joined(const std::vector<Rows>& parts);
+  // The rows in memory of their own.
+  Rows copied() const { return followed_by(slice(0, 0)); }
   // [:, :, at:at + rows.count()] = rows
   void set(const Rows& rows, int at);
   // `count` rows of zeros, the other axes as here.
@@ -74,9 +79,15 @@ class Rows {
   void reserve(const Rows& rows, int used);
 
   // Whether nobody else has the arrays, so that they may be changed in place.
-  bool sole() const { return claim_.use_count() == 1; }
-  // Somebody is given the arrays themselves.
-  void share() const { claim_.reset(); }
+  bool sole() const { return claim_.use_count() == 1 && *claim_; }
+  // Somebody is given the arrays themselves: those of the copies, too.
+  void share() const {
+    if (claim_) {
+      *claim_ = false;
+    }
+  }
+  // Nobody else has them, or will look at them.
+  void claim() const { claim_ = std::make_shared<bool>(true); }
   // What became of the array of plain rows that were changed in place.
   void changed_to(mx::array plain) { arrays_.at(0) = std::move(plain); }
 
@@ -86,7 +97,7 @@ class Rows {
  private:
   RowFormat format_;
   std::vector<mx::array> arrays_;
-  mutable std::shared_ptr<const bool> claim_;
+  mutable std::shared_ptr<bool> claim_;
 };
 
 // Both of a layer, always changed together: nothing has changed if one fails.
@@ -107,6 +118,7 @@ struct KeysAndValues {
   KeysAndValues followed_by(const KeysAndValues& rows) const {
     return {keys.followed_by(rows.keys), values.followed_by(rows.values)};
   }
+  KeysAndValues copied() const { return {keys.copied(), values.copied()}; }
   KeysAndValues zeros(int num_rows) const {
     return {keys.zeros(num_rows), values.zeros(num_rows)};
   }
@@ -128,6 +140,10 @@ struct KeysAndValues {
   void share() const {
     keys.share();
     values.share();
+  }
+  void claim() const {
+    keys.claim();
+    values.claim();
   }
   void check_fit(const KeysAndValues& rows) const {
     keys.check_fit(rows.keys);

@@ -42,6 +42,11 @@ Answer::Answer(const Model& model,
   part_.token = kNoToken;
 }
 
+void Answer::reuse(int num_tokens, const std::string& reason) {
+  part_.reused_tokens = num_tokens;
+  part_.reuse_reason = reason;
+}
+
 void Answer::begin() { start_ = Clock::now(); }
 
 GenerationResponse Answer::add(StepResult step) {
@@ -68,7 +73,8 @@ GenerationResponse Answer::end(const std::string& reason) {
 
 void Answer::take(StepResult step) {
   if (part_.generation_tokens == 0) {
-    part_.prompt_tps = rate(part_.prompt_tokens, seconds_since(start_));
+    part_.prompt_tps =
+        rate(part_.prompt_tokens - part_.reused_tokens, seconds_since(start_));
     start_ = Clock::now();
   }
   ++part_.generation_tokens;

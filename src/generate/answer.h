@@ -19,6 +19,9 @@ class Answer {
          const GenerateOptions& options,
          int prompt_tokens);
 
+  // Of the prompt this many tokens need not be read, and why not more.
+  void reuse(int num_tokens, const std::string& reason);
+
   // The prompt begins to be read; the clock runs.
   void begin();
   // The part for one more token; with a finish reason if it is the last.

@@ -106,6 +106,13 @@ void check_options(const std::vector<int>& prompt,
   check_at_least("quantized_kv_start", options.quantized_kv_start, 0);
   kv_quantization(options);
   check_stops(options);
+  if (options.prefix_store) {
+    throw Error(
+        ErrorKind::unsupported,
+        "a prefix store is used by stream_generate() and generate() "
+        "only; elsewhere look up with PrefixStore::find() and give what "
+        "is found as prompt_cache");
+  }
 }
 
 void check_max_tokens(const GenerateOptions& options) {

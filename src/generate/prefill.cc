@@ -37,6 +37,19 @@ void apply_quantization(PromptCache& cache, const GenerateOptions& options) {
   }
 }
 
+namespace {
+
+// Of a prompt, how many tokens to read next, at most, to pause at checkpoints.
+int tokens_to_checkpoint(int done, const GenerateOptions& options) {
+  int tokens = options.prefill_step_tokens;
+  for (int position : options.prompt_checkpoints) {
+    tokens = position > done ? std::min(tokens, position - done) : tokens;
+  }
+  return tokens;
+}
+
+}  // namespace
+
 void prefill(Model& model,
              PromptCache& cache,
              const Prompt& prompt,
@@ -46,7 +59,8 @@ void prefill(Model& model,
   progress(0);
   while (prompt.length - done > 1) {
     check_interruption(options);
-    int count = std::min(options.prefill_step_tokens, prompt.length - done - 1);
+    int count =
+        std::min(tokens_to_checkpoint(done, options), prompt.length - done - 1);
     forward_part(model, cache, prompt, done, count);
     apply_quantization(cache, options);
     evaluate_prompt_cache(cache);

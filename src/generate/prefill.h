@@ -30,8 +30,8 @@ mx::array forward_part(Model& model,
 void apply_quantization(PromptCache& cache, const GenerateOptions& options);
 
 // Reads all but the last token. `progress` is called with the number of tokens
-// read: at the start and after each chunk. Throws Error{cancelled} between
-// chunks.
+// read: at the start and after each chunk, which end at checkpoints, too.
+// Throws Error{cancelled} between chunks.
 void prefill(Model& model,
              PromptCache& cache,
              const Prompt& prompt,

@@ -29,6 +29,7 @@ Sampling::Sampling(const GenerateOptions& options)
       return kernels::table().argmax(logprobs);
     };
   }
+  add_history(options.earlier_tokens);
 }
 
 void Sampling::add_history(const std::vector<int>& tokens) {

@@ -5,6 +5,7 @@
 #include "generate/generation_stream.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
+#include "generate/prefix_reuse.h"
 
 namespace mlxlm {
 namespace {
@@ -30,7 +31,16 @@ class ModelStream : public GenerationStream::Impl {
         options_(options),
         answer_(
             *model_, tokenizer_.get(), options, prompt_length(prompt, options)),
-        generator_(make_generator(prompt, model_, options)) {}
+        reuse_(model_, prompt, options),
+        generator_(
+            make_generator(reuse_.rest(), model_, reuse_.options_for_rest())) {
+    answer_.reuse(reuse_.reused_tokens(), reuse_.reason());
+  }
+
+  // Also where the caller has heard enough.
+  ~Impl() { finish(); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   std::optional<GenerationResponse> next() override {
     if (std::exchange(ended_, true)) {
@@ -43,8 +53,7 @@ class ModelStream : public GenerationStream::Impl {
     GenerationResponse part = next_part();
     ended_ = answer_.ended();
     if (ended_) {
-      generator_.reset();
-      wired_limit_.reset();
+      finish();
     }
     return part;
   }
@@ -53,19 +62,36 @@ class ModelStream : public GenerationStream::Impl {
   GenerationResponse next_part() {
     try {
       auto step = generator_->next();
-      return step ? answer_.add(std::move(*step)) : answer_.end("length");
+      if (!step) {
+        return answer_.end("length");
+      }
+      reuse_.add(step->token);
+      return answer_.add(std::move(*step));
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::cancelled) {
+        generator_.reset();
         throw;
       }
       return answer_.end(interruption_of(options_));
+    } catch (...) {  // of a sampler or callback: nothing is kept
+      generator_.reset();
+      throw;
     }
+  }
+
+  void finish() {
+    if (generator_) {
+      generator_.reset();
+      reuse_.keep();
+    }
+    wired_limit_.reset();
   }
 
   ModelPtr model_;
   TokenizerPtr tokenizer_;
   GenerateOptions options_;
   Answer answer_;
+  PrefixReuse reuse_;
   // In this order: the limit outlives the work.
   std::unique_ptr<WiredLimit> wired_limit_;
   std::unique_ptr<TokenGenerator> generator_;

@@ -11,6 +11,7 @@
 #include "cache/arrays_cache.h"
 #include "cache/attention_cache.h"
 #include "cache/cache_list.h"
+#include "tests/fuzz/fuzz_model.h"
 
 namespace mlxlm {
 namespace {
@@ -84,6 +85,26 @@ void read_on(PromptCache& cache) {
   }
 }
 
+// What a program does with the file: checks that it fits the model, and goes
+// on.
+void generate_on(PromptCache& cache, const CacheMetadata& metadata) {
+  answered([&] {
+    check_saved_cache("file", cache, metadata, *fuzz_model(), nullptr);
+    GenerateOptions options;
+    options.prompt_cache = &cache;
+    options.max_tokens = 3;
+    options.prefill_step_tokens = 4;
+    options.kv_bits = 8;
+    options.kv_group_size = 32;
+    options.quantized_kv_start = 12;
+    auto steps = generate_step({7, 8, 9, 10, 11, 12}, fuzz_model(), options);
+    while (auto step = steps->next()) {
+      require(step->token >= 0 && step->token < ToyModel::kVocabulary,
+              "tokens are the model's");
+    }
+  });
+}
+
 }  // namespace
 
 bool run_cache_file_case(const std::filesystem::path& path) {
@@ -102,6 +123,8 @@ bool run_cache_file_case(const std::filesystem::path& path) {
       "memory is bounded by the file's size");
   auto checkpoint = checkpoint_prompt_cache(cache);
   PromptCache fork = fork_prompt_cache(cache);
+  PromptCache generating = fork_prompt_cache(cache);
+  generate_on(generating, metadata);
   read_on(cache);
   trim_prompt_cache(cache, 2);
   read_on(fork);

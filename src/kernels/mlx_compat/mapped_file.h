@@ -26,9 +26,13 @@ class MappedTensors {
   // that it writes to becomes a copy in memory, the file never changes. A file
   // that another program shortens meanwhile ends the process with SIGBUS;
   // write_file_atomically() never does that.
+  // With `room`, at most T, for an array [B, H, T, D]: [B, H, T + room, D],
+  // zeros behind each head's rows, which cost no memory before they are
+  // written. Only where a head's rows, and the room, are whole pages.
   std::optional<mx::array> array(std::uint64_t offset,
                                  const mx::Shape& shape,
-                                 const mx::Dtype& dtype) const;
+                                 const mx::Dtype& dtype,
+                                 int room = 0) const;
 
  private:
   int descriptor_;

@@ -1,0 +1,53 @@
+// stream_generate() with a prefix store: what is looked up before, and stored
+// on the way and afterwards.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include <mlxlm/generate.h>
+
+namespace mlxlm {
+
+class PrefixReuse {
+ public:
+  // Looks the prompt up, if there is a store. Throws Error{argument} for
+  // options that don't go with one.
+  PrefixReuse(ModelPtr model,
+              const std::vector<int>& prompt,
+              const GenerateOptions& options);
+  PrefixReuse(const PrefixReuse&) = delete;
+  PrefixReuse& operator=(const PrefixReuse&) = delete;
+
+  int reused_tokens() const { return match_.reused_tokens; }
+  const std::string& reason() const { return match_.reason; }
+
+  // What is left to be read, and the options for that. This object must outlive
+  // the generation.
+  std::vector<int> rest() const;
+  GenerateOptions options_for_rest();
+
+  // Of the answer, a token that the caches read.
+  void add(int token);
+  // Stores what was read. The generation must have ended.
+  void keep();
+
+ private:
+  std::string key(bool quantized) const;
+  std::string key_of(const PromptCache& cache) const;
+  void find();
+  void report(int done_tokens, int total_tokens);
+  bool is_checkpoint(int position) const;
+  bool changes_later(const PromptCache& cache) const;
+  void put(int num_tokens);
+
+  ModelPtr model_;
+  GenerateOptions options_;
+  std::vector<int> tokens_;  // the prompt and the answer
+  int prompt_tokens_ = 0;
+  int read_tokens_ = 0;
+  PrefixMatch match_;
+};
+
+}  // namespace mlxlm
