@@ -22,6 +22,7 @@
 #include "cli/model_options.h"
 #include "cli/prompt_options.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -54,7 +55,6 @@ class Generate {
  private:
   void check() const;
   LoadedModel load();
-  void load_draft(GenerateOptions& options, const LoadedModel& main) const;
   GenerateOptions options_for(const LoadedModel& loaded) const;
   OutputOptions output_options() const;
 
@@ -67,8 +67,7 @@ class Generate {
   std::vector<std::string> stops_;
   bool ignore_eos_ = false;
   std::optional<double> deadline_seconds_;
-  std::string draft_model_;
-  int num_draft_tokens_ = 3;
+  SpeculationOptions speculation_;
   std::string verbose_ = "True";
   bool json_ = false;
   bool no_stream_ = false;
@@ -107,20 +106,7 @@ void Generate::add_to(CLI::App& command) {
   cache_.add_to(command);
   cache_.add_saved_to(command);
 
-  constexpr char kSpeculation[] = "Speculative decoding";
-  command
-      .add_option("--draft-model",
-                  draft_model_,
-                  "Smaller model with the same tokenizer that\n"
-                  "proposes tokens")
-      ->type_name("MODEL")
-      ->group(kSpeculation);
-  command
-      .add_option(
-          "--num-draft-tokens", num_draft_tokens_, "Tokens proposed at a time")
-      ->capture_default_str()
-      ->type_name("N")
-      ->group(kSpeculation);
+  speculation_.add_to(command);
 
   constexpr char kOutput[] = "Output";
   command
@@ -179,6 +165,7 @@ void Generate::check() const {
     }
   }
   prompt_.check();
+  speculation_.check();
   // Faults of the options come before the time it takes to load a model.
   sampling_.sampler(nullptr);
   sampling_.processors();
@@ -193,33 +180,6 @@ LoadedModel Generate::load() {
     skip_construction_draws(*loaded.model);
   }
   return loaded;
-}
-
-void Generate::load_draft(GenerateOptions& options,
-                          const LoadedModel& main) const {
-  if (draft_model_.empty()) {
-    return;
-  }
-  LoadOptions load_options;
-  load_options.progress = progress_on_terminal();
-  options.draft_model = load_model(draft_model_, load_options);
-  clear_progress();
-  options.num_draft_tokens = num_draft_tokens_;
-  if (sampling_.has_seed()) {
-    skip_construction_draws(*options.draft_model);
-  }
-  int main_size = main.model->vocabulary_size();
-  int draft_size = options.draft_model->vocabulary_size();
-  if (main.tokenizer != nullptr) {
-    main_size = main.tokenizer->vocabulary_size();
-    draft_size = load_tokenizer(draft_model_)->vocabulary_size();
-  }
-  if (main_size != draft_size) {
-    throw Error(ErrorKind::argument,
-                "--draft-model has a vocabulary of " +
-                    std::to_string(draft_size) + " tokens, the model one of " +
-                    std::to_string(main_size) + ": they must be the same");
-  }
 }
 
 GenerateOptions Generate::options_for(const LoadedModel& loaded) const {
@@ -243,7 +203,10 @@ GenerateOptions Generate::options_for(const LoadedModel& loaded) const {
         std::chrono::duration_cast<std::chrono::steady_clock::duration>(
             std::chrono::duration<double>(*deadline_seconds_));
   }
-  load_draft(options, loaded);
+  speculation_.apply_to(options, loaded);
+  if (options.draft_model && sampling_.has_seed()) {
+    skip_construction_draws(*options.draft_model);
+  }
   return options;
 }
 

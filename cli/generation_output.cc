@@ -24,6 +24,47 @@ std::string format(const char* pattern, int count, double value) {
   return text.data();
 }
 
+// "Speculation: 120 of 200 drafted tokens accepted in 60 rounds (by place: 80%
+// 60%), 1.42 times plain speed (101.3 tokens-per-sec)".
+std::string speculation_text(const SpeculationStatistics& statistics) {
+  constexpr std::size_t kMostPlaces = 8;
+  const auto& s = statistics;
+  std::string text = "Speculation: " + std::to_string(s.accepted_tokens) +
+                     " of " + std::to_string(s.drafted_tokens) +
+                     " drafted tokens accepted in " + std::to_string(s.rounds) +
+                     " rounds";
+  for (std::size_t i = 0; i < std::min(s.drafted_at.size(), kMostPlaces); ++i) {
+    text += (i == 0 ? " (by place: " : " ") +
+            std::to_string(100 * s.accepted_at[i] / s.drafted_at[i]) + "%";
+  }
+  text += s.drafted_at.empty() ? "" : ")";
+  if (s.speedup > 0) {
+    std::array<char, 128> speed;
+    std::snprintf(speed.data(),
+                  speed.size(),
+                  ", %.2f times plain speed (%.3f tokens-per-sec)",
+                  s.speedup,
+                  s.plain_tps);
+    text += speed.data();
+  }
+  return text + "\n";
+}
+
+json to_json(const SpeculationStatistics& statistics) {
+  const auto& s = statistics;
+  auto known = [](double value) {
+    return value > 0 ? json(value) : json(nullptr);
+  };
+  return {{"draft", s.draft == DraftKind::ngram ? "ngram" : "model"},
+          {"rounds", s.rounds},
+          {"drafted_tokens", s.drafted_tokens},
+          {"accepted_tokens", s.accepted_tokens},
+          {"drafted_at", s.drafted_at},
+          {"accepted_at", s.accepted_at},
+          {"plain_tps", known(s.plain_tps)},
+          {"speedup", known(s.speedup)}};
+}
+
 std::string statistics_text(const GenerationResponse& last) {
   std::array<char, 64> memory;
   std::snprintf(memory.data(),
@@ -36,7 +77,8 @@ std::string statistics_text(const GenerationResponse& last) {
          format("Generation: %d tokens, %.3f tokens-per-sec\n",
                 last.generation_tokens,
                 last.generation_tps) +
-         memory.data();
+         memory.data() +
+         (last.speculation ? speculation_text(*last.speculation) : "");
 }
 
 // The text, as it comes or at the end.
@@ -118,6 +160,9 @@ class JsonOutput : public GenerationOutput {
                      {"generation_tokens", last.generation_tokens},
                      {"generation_tps", last.generation_tps},
                      {"peak_memory", last.peak_memory_gb}}}};
+    if (last.speculation) {
+      result["stats"]["speculation"] = to_json(*last.speculation);
+    }
     if (options_.top_logprobs >= 0) {
       result["logprobs"] = logprobs_;
     }

@@ -40,6 +40,15 @@ class CancelToken {
       std::make_shared<std::atomic<bool>>(false);
 };
 
+// Speculative decoding: who proposes tokens that the model only checks. The
+// answer is that of plain decoding: the same tokens, or above temperature 0 of
+// the same distribution.
+enum class DraftKind {
+  none,
+  model,  // a smaller model with the same tokenizer
+  ngram,  // what followed the same tokens before: no weights, for any model
+};
+
 // A generation is one thread's at a time: it may be made on one thread and
 // walked on another, but all work on one model and one cache, of however many
 // generations, must not overlap. Only CancelToken may be used meanwhile.
@@ -49,8 +58,7 @@ struct GenerateOptions {
   std::vector<LogitsProcessor> logits_processors;
   // Read and extended, must outlive the generation; an empty one is filled with
   // fresh caches (of the draft model, too). Null: a fresh one. Afterwards it
-  // holds every token that was given out, but not the last one of speculative
-  // decoding.
+  // holds every token that was given out.
   PromptCache* prompt_cache = nullptr;
   // Ids that the prompt cache holds, where processors (penalties) are to know
   // of them.
@@ -80,8 +88,11 @@ struct GenerateOptions {
   // Called at the start, after each chunk of the prompt, and at its end.
   std::function<void(int done_tokens, int total_tokens)> prompt_progress;
 
-  ModelPtr draft_model;  // speculative decoding; null: off
-  int num_draft_tokens = 2;
+  DraftKind draft = DraftKind::none;  // model where there is a draft_model
+  ModelPtr draft_model;
+  // Tokens proposed at a time. None: as many as pay, by the measured acceptance
+  // and times; none where they don't.
+  std::optional<int> num_draft_tokens;
 
   // Generation ends before the first of these that appears; nothing of it is
   // given out as text.
@@ -99,12 +110,27 @@ struct StepResult {
   bool from_draft = false;
 };
 
+// What speculation did so far.
+struct SpeculationStatistics {
+  DraftKind draft = DraftKind::none;
+  int rounds = 0;  // passes over a draft
+  int drafted_tokens = 0;
+  int accepted_tokens = 0;
+  // The same by the place in the draft, from the first on.
+  std::vector<int> drafted_at;
+  std::vector<int> accepted_at;
+  double plain_tps = 0;  // tokens per second of its plain steps; 0: none timed
+  double speedup = 0;    // tokens per second in all against that; 0: unknown
+};
+
 // The generator of tokens: next() computes one, and none at the end. The next
 // step is dispatched before the last is read; the destructor waits for it.
 class TokenGenerator {
  public:
   virtual ~TokenGenerator() = default;
   virtual std::optional<StepResult> next() = 0;
+  // Null if it doesn't speculate.
+  virtual const SpeculationStatistics* speculation() const { return nullptr; }
 };
 
 // prompt: token ids, at least one unless input embeddings are given. Never
@@ -114,15 +140,23 @@ std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
                                               ModelPtr model,
                                               const GenerateOptions& options);
 
-// The same tokens, where the draft model (of the same vocabulary) proposes some
-// that the model only checks. `prompt_cache` holds the layers of both, the
-// model's first. Refused with Error{unsupported}: input embeddings, and
-// rotating caches that keep their first tokens (max_kv_size).
+// The same tokens, where a draft model proposes some that the model only
+// checks; without one (null), what followed the same tokens before (n-grams).
+// `prompt_cache` holds the layers of both, the model's first. At temperature 0
+// and with n-grams the tokens are those of generate_step() with the same seed;
+// else they have the same distribution (rejection sampling, Leviathan et al.
+// 2023, where the sampler is make_sampler()'s). Refuses input embeddings
+// together with a draft model: Error{unsupported}.
 std::unique_ptr<TokenGenerator> speculative_generate_step(
     const std::vector<int>& prompt,
     ModelPtr model,
     ModelPtr draft_model,
     const GenerateOptions& options);
+
+// Throws Error{argument} saying what differs, unless the ids of both tokenizers
+// mean the same: the vocabularies token by token, and how a text is split.
+void check_draft_tokenizer(const Tokenizer& tokenizer,
+                           const Tokenizer& draft_tokenizer);
 
 // One part of the answer, for one token. `text` may be empty while a character
 // is incomplete or a stop sequence possible.
@@ -142,6 +176,7 @@ struct GenerationResponse {
   double peak_memory_gb = 0;  // 1e9 bytes
   // "stop", "length", "cancelled" or "deadline" on the last part; else empty.
   std::string finish_reason;
+  std::optional<SpeculationStatistics> speculation;  // on the last part
 };
 
 // An input range of parts; the work happens as it is walked.

@@ -33,9 +33,9 @@ void check_request(const BatchRequest& request, const Model& model) {
     throw Error(ErrorKind::argument,
                 "max_tokens is 0; it must be positive, or -1 for no limit");
   }
-  if (request.options.draft_model) {
+  if (request.options.draft_model || request.options.draft != DraftKind::none) {
     throw Error(ErrorKind::unsupported,
-                "a draft model can't be used in a batch; leave draft_model "
+                "drafts can't be used in a batch; leave draft and draft_model "
                 "out");
   }
 }

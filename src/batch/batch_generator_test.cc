@@ -343,7 +343,7 @@ TEST_F(BatchTest, RefusesWhatCantRun) {
   });
   GenerateOptions drafted;
   drafted.draft_model = model_;
-  expect_error(ErrorKind::unsupported, "draft model", [&] {
+  expect_error(ErrorKind::unsupported, "draft_model", [&] {
     batch.insert(request("x", drafted));
   });
   expect_error(

@@ -7,10 +7,23 @@
 
 #include <mlxlm/error.h>
 
+#include "cache/cache_list.h"
 #include "cache/rows.h"
 #include "cache/state_reader.h"
 
 namespace mlxlm {
+namespace {
+
+// From the end on, where the small parts are.
+KeysAndValues joined(const std::vector<KeysAndValues>& parts) {
+  KeysAndValues all = parts.back();
+  for (std::size_t i = parts.size() - 1; i > 0; --i) {
+    all = parts[i - 1].followed_by(all);
+  }
+  return all;
+}
+
+}  // namespace
 
 RotatingKVCache::RotatingKVCache(
     int max_size, int keep, const std::optional<KvQuantization>& quantization) {
@@ -43,6 +56,9 @@ Mask RotatingKVCache::make_mask(int num_queries,
                                 bool want_array) const {
   const auto& c = content_;
   if (num_queries > 1) {
+    if (stepwise_ && c.keep > 0 && c.offset + num_queries > c.max_size) {
+      return stepwise_mask(num_queries, window_tokens);
+    }
     int window = window_tokens > 0 ? window_tokens : c.max_size;
     int offset = std::min(c.max_size - 1, c.offset);
     if (offset + num_queries > window || want_array) {
@@ -63,44 +79,78 @@ Mask RotatingKVCache::make_mask(int num_queries,
   return Mask::of(mx::roll(newest, index + 1));
 }
 
-// The rows from oldest to newest, without unused ones at the end.
-KeysAndValues RotatingKVCache::in_order() const {
+// As the tokens would see one by one: the first `keep` and the newest, where a
+// window would move on from the first.
+Mask RotatingKVCache::stepwise_mask(int num_queries, int window_tokens) const {
   const auto& c = content_;
-  int num_rows = c.rows.count();
-  if (c.index == num_rows) {
-    return c.rows;
+  // append_several() leaves this many rows before the new ones; those behind
+  // the kept ones are the newest.
+  int held = std::min(c.max_size - 1, c.offset);
+  auto rows = mx::expand_dims(mx::arange(held + num_queries), 0);
+  auto kept = mx::less(rows, mx::array(c.keep));
+  // Of each query: its own row, and the number of newest rows it sees.
+  auto own = mx::expand_dims(mx::arange(held, held + num_queries), 1);
+  auto age = mx::subtract(own, rows);
+  auto newest = mx::logical_and(mx::greater_equal(age, mx::array(0)),
+                                mx::less(age, mx::array(c.max_size - c.keep)));
+  auto seen = mx::logical_or(kept, newest);
+  if (window_tokens > 0) {
+    seen = mx::logical_and(seen, mx::less(age, mx::array(window_tokens)));
   }
-  if (c.index < c.offset) {
-    return c.rows.slice(0, c.keep)
-        .followed_by(c.rows.slice(c.index, num_rows))
-        .followed_by(c.rows.slice(c.keep, c.index));
-  }
-  return c.rows.slice(0, c.index);
+  return Mask::of(seen);
 }
 
-// Without the `num_rows` rows that follow the first `keep`.
-KeysAndValues RotatingKVCache::without_oldest(const KeysAndValues& held,
-                                              int num_rows) const {
-  if (num_rows <= 0) {
-    return held;
+// Rows in use, whatever their order.
+int RotatingKVCache::num_rows() const {
+  const auto& c = content_;
+  const bool turned = c.index < c.offset;
+  return turned ? c.rows.count() : std::min(c.index, c.rows.count());
+}
+
+// The rows from oldest to newest, but for the `num_dropped` that follow the
+// first `keep`, and `more` behind them.
+KeysAndValues RotatingKVCache::in_order(int num_dropped,
+                                        const KeysAndValues& more) const {
+  const auto& c = content_;
+  const int count = c.rows.count();
+  if (c.index == count && num_dropped <= 0 && more.empty()) {
+    return c.rows;
   }
-  int keep = std::min(content_.keep, held.count());
-  int from = std::min(keep + num_rows, held.count());
-  return held.slice(0, keep).followed_by(held.slice(from, held.count()));
+  std::vector<KeysAndValues> parts;
+  auto add = [&](int from, int to) {
+    if (from < to) parts.push_back(c.rows.slice(from, to));
+  };
+  auto add_but_dropped = [&](int from, int to) {
+    const int dropped = std::clamp(num_dropped, 0, to - from);
+    num_dropped -= dropped;
+    add(from + dropped, to);
+  };
+  const int keep = std::min(c.keep, num_rows());
+  if (c.index < count && c.index < c.offset) {
+    add(0, keep);
+    add_but_dropped(c.index, count);
+    add_but_dropped(keep, c.index);
+  } else if (num_dropped <= 0) {
+    add(0, num_rows());
+  } else {
+    add(0, keep);
+    add_but_dropped(keep, num_rows());
+  }
+  if (!more.empty()) {
+    parts.push_back(more);
+  }
+  return joined(parts);
 }
 
 void RotatingKVCache::append_several(const KeysAndValues& rows) {
   auto& c = content_;
-  int num_tokens = rows.count();
   if (c.rows.empty()) {
     c.rows = rows;
   } else {
-    KeysAndValues held = in_order();
     // max_size - 1 rows stay, so that the first new token, too, sees max_size.
-    int surplus = held.count() - c.max_size + 1;
-    c.rows = without_oldest(held, surplus).followed_by(rows);
+    c.rows = in_order(num_rows() - c.max_size + 1, rows);
   }
-  c.offset += num_tokens;
+  c.offset += rows.count();
   c.index = c.rows.count();
 }
 
@@ -122,7 +172,7 @@ void RotatingKVCache::make_place(const KeysAndValues& row) {
   grow(row);
   int surplus = c.rows.count() - c.max_size;
   if (surplus > 0) {
-    c.rows = without_oldest(c.rows, surplus);
+    c.rows = in_order(surplus, {});
     c.index = c.max_size;
   }
   if (c.index == c.max_size) {
@@ -143,17 +193,26 @@ mx::array RotatingKVCache::attend(const mx::array& q,
                                   const mx::array& v,
                                   const AttendSpec& spec) {
   auto& c = content_;
-  if (quantized() || k.shape(2) > 1 || !c.rows.sole()) {
+  const int num_tokens = k.shape(2);
+  const bool fits = stepwise_ && c.index == c.offset && !c.rows.empty() &&
+                    c.offset + num_tokens <= c.max_size;
+  if (quantized() || (num_tokens > 1 && !fits) || !c.rows.sole()) {
     return AttentionCache::attend(q, k, v, spec);
   }
-  KeysAndValues row = c.rows.encoded(k, v);
-  c.rows.check_fit(row);
+  KeysAndValues rows = c.rows.encoded(k, v);
+  c.rows.check_fit(rows);
   Mask mask =
       spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
-  make_place(row);
+  if (num_tokens == 1) {
+    make_place(rows);
+  } else if (c.rows.count() < c.offset + num_tokens) {
+    const int more = std::max(num_tokens, kCacheStepTokens);
+    c.rows = c.rows.followed_by(
+        rows.zeros(std::min(more, c.max_size - c.rows.count())));
+  }
   const int at = c.index;
-  c.offset += 1;
-  c.index += 1;
+  c.offset += num_tokens;
+  c.index += num_tokens;
   const int num_keys = std::min(c.offset, c.rows.count());
   return attend_in_place(q, k, v, c.rows, at, num_keys, spec, mask);
 }
@@ -231,6 +290,16 @@ void RotatingKVCache::set_state(const CacheState& state) {
                 " tokens");
   }
   content_ = std::move(content);
+}
+
+void see_stepwise(Cache& cache, bool on) {
+  if (auto* rotating = dynamic_cast<RotatingKVCache*>(&cache)) {
+    rotating->see_stepwise(on);
+  } else if (auto* list = dynamic_cast<CacheList*>(&cache)) {
+    for (std::size_t i = 0; i < list->count(); ++i) {
+      see_stepwise(*(*list)[i], on);
+    }
+  }
 }
 
 CachePtr make_rotating_cache(

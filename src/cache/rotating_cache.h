@@ -31,7 +31,8 @@ class RotatingKVCache : public AttentionCache {
   Mask make_mask(int num_queries,
                  int window_tokens,
                  bool want_array = false) const override;
-  // One token is written in place where the rows are this cache's alone.
+  // One token is written in place where the rows are this cache's alone, and
+  // several are where speculation may take them back.
   mx::array attend(const mx::array& q,
                    const mx::array& k,
                    const mx::array& v,
@@ -40,6 +41,10 @@ class RotatingKVCache : public AttentionCache {
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return content_.rows; }
   KeysAndValues keys_and_values() const;
+  // Whether several tokens read at once see what they would see one by one.
+  // With kept first tokens a chunk of the prompt shows less than that, as the
+  // reference's.
+  void see_stepwise(bool on) { stepwise_ = on; }
 
   // Only until the first token is overwritten.
   bool is_trimmable() const override { return is_trimmable_after(0); }
@@ -72,15 +77,20 @@ class RotatingKVCache : public AttentionCache {
   };
 
   bool quantized() const { return content_.rows.keys.format().quantized(); }
-  KeysAndValues in_order() const;
-  KeysAndValues without_oldest(const KeysAndValues& held, int num_rows) const;
+  Mask stepwise_mask(int num_queries, int window_tokens) const;
+  int num_rows() const;
+  KeysAndValues in_order(int num_dropped, const KeysAndValues& more) const;
   void grow(const KeysAndValues& rows);
   void append_several(const KeysAndValues& rows);
   void make_place(const KeysAndValues& row);
   void append_one(const KeysAndValues& row);
 
   Content content_;
+  bool stepwise_ = false;
 };
+
+// see_stepwise() of every rotating cache in a layer's.
+void see_stepwise(Cache& cache, bool on);
 
 CachePtr make_rotating_cache(
     int max_size,

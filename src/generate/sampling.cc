@@ -3,6 +3,7 @@
 #include <mlx/mlx.h>
 
 #include "kernels/seam.h"
+#include "sample/known_samplers.h"
 
 namespace mlxlm {
 namespace {
@@ -23,12 +24,9 @@ mx::array last_logits(const mx::array& logits, int count) {
 }
 
 Sampling::Sampling(const GenerateOptions& options)
-    : processors_(options.logits_processors), sampler_(options.sampler) {
-  if (!sampler_) {
-    sampler_ = [](const mx::array& logprobs) {
-      return kernels::table().argmax(logprobs);
-    };
-  }
+    : processors_(options.logits_processors),
+      sampler_(options.sampler ? options.sampler : GreedySampler{}),
+      greedy_(sampler_.target<GreedySampler>() != nullptr) {
   add_history(options.earlier_tokens);
 }
 
@@ -40,28 +38,40 @@ void Sampling::add_history(const std::vector<int>& tokens) {
 }
 
 void Sampling::add_history(const mx::array& tokens) {
-  if (has_processors()) {
+  if (!processors_.empty()) {
     history_ = joined(history_, tokens);
   }
 }
 
-Sampled Sampling::draw(const mx::array& logits,
-                       const std::optional<mx::array>& more) const {
+mx::array Sampling::logprobs(const mx::array& logits,
+                             const std::optional<mx::array>& more) const {
   auto processed = logits;
-  auto tokens = more ? joined(history_, *more) : history_;
-  if (has_processors() && tokens) {
-    for (const auto& process : processors_) {
-      processed = process(*tokens, processed);
+  if (!processors_.empty()) {
+    auto tokens = more ? joined(history_, *more) : history_;
+    if (tokens) {
+      for (const auto& process : processors_) {
+        processed = process(*tokens, processed);
+      }
     }
   }
-  Sampled sampled = draw_each(processed);
-  sampled.logprobs = mx::squeeze(sampled.logprobs, 0);
-  return sampled;
+  return kernels::table().log_softmax(processed);
 }
 
-Sampled Sampling::draw_each(const mx::array& logits) const {
-  auto logprobs = kernels::table().log_softmax(logits);
-  return {mx::astype(sampler_(logprobs), mx::int32), logprobs};
+Sampled Sampling::draw(const mx::array& logits) const {
+  auto logprobs = this->logprobs(logits);
+  return {draw_from(logprobs), mx::squeeze(logprobs, 0)};
+}
+
+mx::array Sampling::draw_from(const mx::array& logprobs) const {
+  return mx::astype(sampler_(logprobs), mx::int32);
+}
+
+bool Sampling::has_weights() const {
+  return sampler_.target<FilteredSampler>() != nullptr;
+}
+
+mx::array Sampling::log_weights(const mx::array& logprobs) const {
+  return sampler_.target<FilteredSampler>()->log_weights(logprobs);
 }
 
 }  // namespace mlxlm

@@ -22,23 +22,35 @@ class Sampling {
  public:
   explicit Sampling(const GenerateOptions& options);
 
-  bool has_processors() const { return !processors_.empty(); }
-
   // Tokens that the processors are to know of.
   void add_history(const std::vector<int>& tokens);
   void add_history(const mx::array& tokens);  // [N] int32
 
-  // Draws one token from logits [1, V] after the history and `more` tokens [N].
-  Sampled draw(const mx::array& logits,
-               const std::optional<mx::array>& more = std::nullopt) const;
+  // Processed log-probabilities [1, V] of logits [1, V] after the history and
+  // `more` tokens [N].
+  mx::array logprobs(const mx::array& logits,
+                     const std::optional<mx::array>& more = std::nullopt) const;
 
-  // Draws one token for each of the logits [N, V], without processors:
-  // tokens [N] and logprobs [N, V].
-  Sampled draw_each(const mx::array& logits) const;
+  // Draws one token from logits [1, V] after the history.
+  Sampled draw(const mx::array& logits) const;
+
+  // [B, V] -> int32 [B]
+  mx::array draw_from(const mx::array& logprobs) const;
+
+  // Whether tokens depend on nothing but the logits of their place, so that
+  // several can be drawn at once: no processors, no random numbers.
+  bool is_greedy() const { return greedy_ && processors_.empty(); }
+
+  // Whether log_weights() is known: the sampler is make_sampler()'s, at a
+  // temperature above 0.
+  bool has_weights() const;
+  // Log-weights [1, V] that a token is drawn with, not normalized.
+  mx::array log_weights(const mx::array& logprobs) const;
 
  private:
   std::vector<LogitsProcessor> processors_;
   Sampler sampler_;
+  bool greedy_;
   std::optional<mx::array> history_;  // [N] int32
 };
 

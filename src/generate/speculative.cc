@@ -1,68 +1,78 @@
-// speculative_generate_step: a draft model proposes tokens, the model checks
-// them all in one pass. What it accepts is what it would have drawn itself, so
-// the tokens are those of generate_step.
+// speculative_generate_step: a drafter proposes tokens, the model checks them
+// all in one pass. What it accepts is what it would have drawn itself, so the
+// tokens are those of generate_step.
 //
-// Unlike the reference, logits processors see the prompt here, too, and caches
-// that can't be trimmed are rolled back.
+// Unlike the reference, logits processors see the prompt here, too, above
+// temperature 0 the acceptance is rejection sampling, caches that can't be
+// trimmed are rolled back, and the length of drafts is chosen as it pays.
 #include <algorithm>
+#include <chrono>
 #include <deque>
+#include <utility>
 
 #include <mlx/mlx.h>
 
 #include <mlxlm/generate.h>
 
+#include "generate/acceptance.h"
+#include "generate/draft_length.h"
+#include "generate/drafter.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
-#include "generate/rewinder.h"
+#include "generate/reader.h"
 #include "generate/sampling.h"
 #include "generate/under_way.h"
 
 namespace mlxlm {
 namespace {
 
-// One of the two models with its cache.
-struct Reader {
-  Reader(ModelPtr model, PromptCache cache)
-      : model(std::move(model)),
-        cache(std::move(cache)),
-        rewinder(this->model, this->cache) {}
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
+using Clock = std::chrono::steady_clock;
 
-  ModelPtr model;
-  PromptCache cache;
-  Rewinder rewinder;
-  std::vector<int> unread;  // accepted tokens that it hasn't read
-};
+// A model that must read kept tokens again may not pile them up.
+constexpr std::size_t kMaxUnread = 8;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::vector<int> values_of(const mx::array& tokens) {
+  return {tokens.data<int>(), tokens.data<int>() + tokens.size()};
+}
 
 class SpeculativeGenerator : public TokenGenerator {
  public:
-  SpeculativeGenerator(const std::vector<int>& prompt,
+  SpeculativeGenerator(Prompt prompt,
                        ModelPtr model,
                        ModelPtr draft_model,
                        const GenerateOptions& options)
-      : prompt_(prompt),
+      : prompt_(std::move(prompt)),
         options_(options),
-        cache_(usable_cache({model, draft_model}, options_, own_cache_)),
-        target_(model, model_part(*model)),
-        draft_(draft_model, draft_part(*model)),
-        sampling_(options_) {
-    int length = static_cast<int>(prompt_.size());
-    check_quantization(cache_, length, options_);
-    check_length(*model, length, target_.cache, options_);
+        cache_(usable_cache(models(model, draft_model), options_, own_cache_)),
+        target_(model, part(0, num_layers(*model)), options_),
+        drafter_(draft_model ? make_model_drafter(
+                                   draft_model,
+                                   part(num_layers(*model), cache_.size()),
+                                   model->vocabulary_size(),
+                                   options_)
+                             : make_ngram_drafter()),
+        sampling_(options_),
+        length_(options_.num_draft_tokens) {
+    check_quantization(cache_, prompt_.length, options_);
+    check_length(*model, prompt_.length, target_.cache(), options_);
+    statistics_.draft = draft_model ? DraftKind::model : DraftKind::ngram;
   }
 
   ~SpeculativeGenerator() override {
     try {
-      end_round();
+      finish();
     } catch (...) {
       // Nobody is left to tell; the caches may hold drafted tokens.
     }
   }
 
   std::optional<StepResult> next() override {
-    if (num_yielded_ == options_.max_tokens || failed_) {
+    if (failed_) {
       return std::nullopt;
     }
     failed_ = true;  // unless this ends well
@@ -71,186 +81,240 @@ class SpeculativeGenerator : public TokenGenerator {
     if (!started_) {
       read_prompt();
     }
-    if (accepted_.empty()) {
-      end_round();
-      draft_and_check();
-    }
-    StepResult result = std::move(accepted_.front());
-    accepted_.pop_front();
-    num_taken_ += result.from_draft ? 1 : 0;
-    ++num_yielded_;
     if (num_yielded_ == options_.max_tokens) {
+      finish();
+      return std::nullopt;
+    }
+    while (ready_.empty()) {
       end_round();
+      advance();
+    }
+    StepResult result = std::move(ready_.front());
+    ready_.pop_front();
+    num_taken_ += 1;
+    if (num_yielded_ == 0) {
+      report(prompt_.length);
+    }
+    if (++num_yielded_ == options_.max_tokens) {
+      finish();
     }
     failed_ = false;
     return result;
   }
 
- private:
-  PromptCache model_part(const Model& model) const {
-    return {cache_.begin(), cache_.begin() + size_of(model)};
-  }
-  PromptCache draft_part(const Model& model) const {
-    return {cache_.begin() + size_of(model), cache_.end()};
-  }
-  std::ptrdiff_t size_of(const Model& model) const {
-    return static_cast<std::ptrdiff_t>(model.make_cache().size());
+  const SpeculationStatistics* speculation() const override {
+    const double plain = length_.plain_seconds();
+    statistics_.plain_tps = plain > 0 ? 1 / plain : 0;
+    statistics_.speedup = length_.speedup();
+    return &statistics_;
   }
 
-  void read_prompt() {
-    Prompt prompt{prompt_, std::nullopt, static_cast<int>(prompt_.size())};
-    prefill(*draft_.model, draft_.cache, prompt, options_, [](int) {});
-    prefill(*target_.model, target_.cache, prompt, options_, [&](int done) {
-      report(done);
-    });
-    draft_.unread = target_.unread = {prompt_.back()};
-    sampling_.add_history(prompt_);
-    started_ = true;
+ private:
+  static std::vector<ModelPtr> models(const ModelPtr& model,
+                                      const ModelPtr& draft_model) {
+    return draft_model ? std::vector{model, draft_model} : std::vector{model};
+  }
+  static std::size_t num_layers(const Model& model) {
+    return model.make_cache().size();
+  }
+  PromptCache part(std::size_t first, std::size_t end) const {
+    auto begin = cache_.begin();
+    return {begin + static_cast<std::ptrdiff_t>(first),
+            begin + static_cast<std::ptrdiff_t>(end)};
   }
 
   void report(int done) {
     if (options_.prompt_progress) {
-      options_.prompt_progress(done, static_cast<int>(prompt_.size()));
+      options_.prompt_progress(done, prompt_.length);
     }
   }
 
-  // Reads [N] tokens; the logits of the last `count`, [count, V].
-  mx::array read(Reader& reader, const mx::array& tokens, int count) {
-    auto logits =
-        reader.model->forward(mx::expand_dims(tokens, 0), reader.cache);
-    apply_quantization(reader.cache, options_);
-    return last_logits(logits, count);
+  void read_prompt() {
+    drafter_->begin(prompt_.tokens);
+    target_.read_prompt(prompt_, [&](int done) { report(done); });
+    sampling_.add_history(prompt_.tokens);
+    if (prompt_.embeddings) {
+      under_way_token_ = sample(target_.read_last(prompt_));
+    }
+    prompt_.tokens.clear();
+    prompt_.embeddings.reset();
+    started_ = true;
+    finished_ = false;
   }
 
-  // Tokens [num_drafts], one drawn after the other.
-  mx::array draft(int num_drafts) {
-    auto next = mx::flatten(token_row(draft_.unread));
-    std::vector<mx::array> drafted;
-    for (int i = 0; i < num_drafts; ++i) {
-      auto logits = read(draft_, next, 1);
-      std::optional<mx::array> before;
-      if (!drafted.empty()) {
-        before = mx::concatenate(drafted);
-      }
-      next = sampling_.draw(logits, before).token;
-      mx::async_eval(next);
-      drafted.push_back(next);
+  // Drafts that may be read next.
+  int most_drafts() const {
+    if (target_.unread().size() > kMaxUnread) {
+      return 0;
     }
-    return mx::concatenate(drafted);
-  }
-
-  // What the model draws after each of the drafts: [N], logprobs [N, V].
-  Sampled check(const mx::array& drafts) {
-    int count = drafts.shape(0) + 1;
-    auto unread = mx::flatten(token_row(target_.unread));
-    auto logits = read(target_, mx::concatenate({unread, drafts}), count);
-    if (!sampling_.has_processors()) {
-      return sampling_.draw_each(logits);
-    }
-    std::vector<mx::array> tokens;
-    std::vector<mx::array> logprobs;
-    for (int i = 0; i < count; ++i) {
-      auto row = mx::slice(logits, {i, 0}, {i + 1, logits.shape(1)});
-      Sampled one = sampling_.draw(row, mx::slice(drafts, {0}, {i}));
-      tokens.push_back(one.token);
-      logprobs.push_back(one.logprobs);
-    }
-    return {mx::concatenate(tokens), mx::stack(logprobs, 0)};
-  }
-
-  // One round: fills `accepted_` and remembers what it takes to end it.
-  void draft_and_check() {
-    int num_drafts = options_.num_draft_tokens;
+    int most = target_.readable_drafts();
     if (options_.max_tokens >= 0) {
-      num_drafts = static_cast<int>(std::min<std::int64_t>(
-          num_drafts, options_.max_tokens - num_yielded_));
+      most = static_cast<int>(
+          std::min<std::int64_t>(most, options_.max_tokens - num_yielded_));
     }
-    draft_.rewinder.begin(static_cast<int>(draft_.unread.size()) + num_drafts);
-    target_.rewinder.begin(1 + num_drafts);
-    num_taken_ = 0;
-    auto drafts = draft(num_drafts);
-    Sampled sampled = check(drafts);
-    mx::eval(drafts, sampled.token);
-    if (num_yielded_ == 0) {
-      report(static_cast<int>(prompt_.size()));
-    }
-    drafts_.assign(drafts.data<int>(), drafts.data<int>() + num_drafts);
-    in_round_ = true;
-    const int* tokens = sampled.token.data<int>();
-    int num_accepted = 0;
-    while (num_accepted < num_drafts &&
-           tokens[num_accepted] == drafts_[num_accepted]) {
-      ++num_accepted;
-    }
-    for (int i = 0; i <= num_accepted; ++i) {
-      accepted_.push_back(
-          {tokens[i],
-           mx::slice(
-               sampled.logprobs, {i, 0}, {i + 1, sampled.logprobs.shape(1)}),
-           i < num_accepted});
-      auto& logprobs = accepted_.back().logprobs;
-      logprobs = mx::squeeze(logprobs, 0);
-    }
-    next_token_ = tokens[num_accepted];
+    return most;
   }
 
-  // Rewinds both caches to the tokens that were taken, and prepares what they
-  // read next.
+  // Fills ready_ with a token at least, or dispatches the step that will.
+  void advance() {
+    const auto start = Clock::now();
+    if (num_advances_++ % 256 == 0) {
+      mx::clear_cache();
+    }
+    const int outlook = drafter_->outlook();
+    const int count = std::min(length_.choose(outlook), most_drafts());
+    if (under_way_token_) {
+      take_under_way(count > 0, start);
+      return;
+    }
+    std::optional<Draft> draft;
+    if (count > 0) {
+      draft = drafter_->propose(count);
+    }
+    if (draft) {
+      check(*draft, outlook, start);
+    } else {
+      under_way_token_ = sample(target_.read_unread());
+      is_ahead_ = false;
+    }
+  }
+
+  // The token of the step that is under way. A draft can begin only after it;
+  // otherwise the step after it is dispatched before it is waited for.
+  void take_under_way(bool draft_follows, Clock::time_point start) {
+    Sampled sampled = *std::exchange(under_way_token_, std::nullopt);
+    const bool was_ahead = is_ahead_;
+    sampling_.add_history(sampled.token);
+    is_ahead_ = !draft_follows && num_yielded_ + 1 != options_.max_tokens;
+    if (is_ahead_) {
+      under_way_token_ = sample(target_.read_one(sampled.token));
+    }
+    const int token = sampled.token.item<int>();
+    if (!is_ahead_) {
+      target_.add_unread({token});
+    }
+    drafter_->accept({token}, 0);
+    ready_.push_back({token, sampled.logprobs, false});
+    if (was_ahead && is_ahead_) {
+      length_.note_plain(seconds_since(start));
+    } else {
+      length_.note_other(seconds_since(start));
+    }
+  }
+
+  Sampled sample(const mx::array& logits) {
+    Sampled sampled = sampling_.draw(logits);
+    mx::async_eval(sampled.token, sampled.logprobs);
+    return sampled;
+  }
+
+  // One round: the draft and the model's pass over it.
+  void check(const Draft& draft, int outlook, Clock::time_point start) {
+    target_.begin_drafts(static_cast<int>(target_.unread().size()) +
+                         draft.size());
+    auto unread = target_.unread();
+    auto results =
+        mlxlm::accept(target_.read_unread_and(draft.tokens), draft, sampling_);
+    round_read_ = unread;
+    round_unread_ = static_cast<int>(unread.size());
+    auto drafted = values_of(draft.tokens);
+    round_read_.insert(round_read_.end(), drafted.begin(), drafted.end());
+    in_round_ = true;
+    num_taken_ = 0;
+    round_tokens_.clear();
+    for (auto& result : results) {
+      round_tokens_.push_back(result.token);
+      ready_.push_back(std::move(result));
+    }
+    const int num_accepted = static_cast<int>(round_tokens_.size()) - 1;
+    length_.note_round(
+        outlook, draft.size(), num_accepted, seconds_since(start));
+    count_round(draft.size(), num_accepted);
+  }
+
+  void count_round(int num_drafts, int num_accepted) {
+    auto& s = statistics_;
+    ++s.rounds;
+    s.drafted_tokens += num_drafts;
+    s.accepted_tokens += num_accepted;
+    const auto size = static_cast<std::size_t>(num_drafts);
+    s.drafted_at.resize(std::max(s.drafted_at.size(), size));
+    s.accepted_at.resize(s.drafted_at.size());
+    for (int i = 0; i < num_drafts; ++i) {
+      s.drafted_at[i] += 1;
+      s.accepted_at[i] += i < num_accepted ? 1 : 0;
+    }
+  }
+
+  // Takes back what was read of the draft and not given out.
   void end_round() {
     if (!std::exchange(in_round_, false)) {
       return;
     }
-    int num_drafts = static_cast<int>(drafts_.size());
-    auto read = target_.unread;
-    read.insert(read.end(), drafts_.begin(), drafts_.end());
-    target_.rewinder.rewind(
-        read, static_cast<int>(target_.unread.size()) + num_taken_);
-
-    // The draft model hasn't read its last draft.
-    read = draft_.unread;
-    if (num_drafts > 0) {
-      read.insert(read.end(), drafts_.begin(), drafts_.end() - 1);
+    ready_.clear();
+    const int num_drafts = static_cast<int>(round_read_.size()) - round_unread_;
+    round_tokens_.resize(num_taken_);
+    int num_kept = 0;
+    while (num_kept < num_drafts && num_kept < num_taken_ &&
+           round_tokens_[num_kept] == round_read_[round_unread_ + num_kept]) {
+      ++num_kept;
     }
-    draft_.rewinder.rewind(read,
-                           static_cast<int>(draft_.unread.size()) + num_taken_);
+    target_.keep(round_read_, round_unread_ + num_kept);
+    target_.add_unread({round_tokens_.begin() + num_kept, round_tokens_.end()});
+    drafter_->accept(round_tokens_, num_kept);
+    publish();
+  }
 
-    target_.unread = {next_token_};
-    draft_.unread = {next_token_};
-    if (num_taken_ == num_drafts && num_drafts > 0) {
-      draft_.unread.insert(draft_.unread.begin(), drafts_.back());
+  // At the end: the caches have read all that was given out, and no more.
+  void finish() {
+    if (!std::exchange(finished_, true)) {
+      end_round();
+      if (options_.prompt_cache != nullptr) {
+        // Evaluated when they are used.
+        if (!target_.unread().empty()) {
+          target_.read_unread();
+        }
+        drafter_->finish();
+      }
     }
-    std::vector<int> taken(drafts_.begin(), drafts_.begin() + num_taken_);
-    taken.push_back(next_token_);
-    sampling_.add_history(taken);
-    accepted_.clear();
     publish();
   }
 
   // The caller's list gets the layers that quantization replaced.
   void publish() {
-    auto rest = std::ranges::copy(target_.cache, cache_.begin()).out;
-    std::ranges::copy(draft_.cache, rest);
+    auto rest = std::ranges::copy(target_.cache(), cache_.begin()).out;
+    std::ranges::copy(drafter_->cache(), rest);
   }
 
-  std::vector<int> prompt_;
+  Prompt prompt_;
   GenerateOptions options_;
   PromptCache own_cache_;
   PromptCache& cache_;
   Reader target_;
-  Reader draft_;
+  std::unique_ptr<Drafter> drafter_;
   Sampling sampling_;
+  DraftLength length_;
+  mutable SpeculationStatistics statistics_;
 
   bool started_ = false;
+  bool finished_ = true;  // or not started
   bool failed_ = false;
-  bool in_round_ = false;
   std::int64_t num_yielded_ = 0;
+  std::int64_t num_advances_ = 0;
+
+  std::deque<StepResult> ready_;  // to be given out
+  // A plain step that was dispatched, and whether that was before the token
+  // that it read was waited for.
+  std::optional<Sampled> under_way_token_;
+  bool is_ahead_ = false;
 
   // Of the current round:
-  std::vector<int> drafts_;
-  int next_token_ = 0;               // the model's own, after the accepted
-  int num_taken_ = 0;                // accepted drafts given out by next()
-  std::deque<StepResult> accepted_;  // those still to be given out
-  StepsUnderWay under_way_;          // the last member: ends first
+  bool in_round_ = false;
+  std::vector<int> round_read_;  // unread tokens, then the draft
+  int round_unread_ = 0;
+  std::vector<int> round_tokens_;  // accepted, and the model's own
+  int num_taken_ = 0;              // of those given out by next()
+  StepsUnderWay under_way_;        // the last member: ends first
 };
 
 }  // namespace
@@ -261,27 +325,25 @@ std::unique_ptr<TokenGenerator> speculative_generate_step(
     ModelPtr draft_model,
     const GenerateOptions& options) {
   check_options(prompt, *model, options);
-  check_options(prompt, *draft_model, options);
-  if (options.input_embeddings) {
-    throw Error(ErrorKind::unsupported,
-                "speculative decoding does not support input embeddings");
+  if (draft_model) {
+    check_options(prompt, *draft_model, options);
   }
-  if (options.num_draft_tokens < 1) {
+  if (options.input_embeddings && draft_model) {
+    throw Error(ErrorKind::unsupported,
+                "a draft model can't read input embeddings; --draft ngram "
+                "works with them");
+  }
+  if (options.num_draft_tokens && *options.num_draft_tokens < 1) {
     throw Error(ErrorKind::argument,
                 "num_draft_tokens is " +
-                    std::to_string(options.num_draft_tokens) +
+                    std::to_string(*options.num_draft_tokens) +
                     "; it must be at least 1");
   }
-  if (model->vocabulary_size() != draft_model->vocabulary_size()) {
-    throw Error(ErrorKind::argument,
-                "the draft model has a vocabulary of " +
-                    std::to_string(draft_model->vocabulary_size()) +
-                    " tokens, the model one of " +
-                    std::to_string(model->vocabulary_size()) +
-                    "; they must have the same tokenizer");
-  }
   return std::make_unique<SpeculativeGenerator>(
-      prompt, std::move(model), std::move(draft_model), options);
+      Prompt{prompt, options.input_embeddings, prompt_length(prompt, options)},
+      std::move(model),
+      std::move(draft_model),
+      options);
 }
 
 }  // namespace mlxlm

@@ -13,7 +13,15 @@ namespace {
 std::unique_ptr<TokenGenerator> make_generator(const std::vector<int>& prompt,
                                                const ModelPtr& model,
                                                const GenerateOptions& options) {
-  if (options.draft_model) {
+  const bool ngram = options.draft == DraftKind::ngram;
+  if (ngram && options.draft_model) {
+    throw Error(ErrorKind::argument,
+                "draft is ngram, but there is a draft_model: leave one out");
+  }
+  if (options.draft == DraftKind::model && !options.draft_model) {
+    throw Error(ErrorKind::argument, "draft is model, but draft_model is null");
+  }
+  if (ngram || options.draft_model) {
     return speculative_generate_step(
         prompt, model, options.draft_model, options);
   }
@@ -38,9 +46,9 @@ class ModelStream : public GenerationStream::Impl {
   }
 
   // Also where the caller has heard enough.
-  ~Impl() { finish(); }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
+  ~ModelStream() override { finish(); }
+  ModelStream(const ModelStream&) = delete;
+  ModelStream& operator=(const ModelStream&) = delete;
 
   std::optional<GenerationResponse> next() override {
     if (std::exchange(ended_, true)) {
@@ -53,6 +61,9 @@ class ModelStream : public GenerationStream::Impl {
     GenerationResponse part = next_part();
     ended_ = answer_.ended();
     if (ended_) {
+      if (auto* speculation = generator_->speculation()) {
+        part.speculation = *speculation;
+      }
       finish();
     }
     return part;

@@ -12,7 +12,9 @@
 
 #include <mlxlm/generate.h>
 
+#include "cache/arrays_cache.h"
 #include "cache/batch_cache.h"
+#include "cache/chunked_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/mask.h"
 #include "cache/rotating_cache.h"
@@ -22,7 +24,9 @@ namespace mlxlm {
 struct ToyOptions {
   std::uint64_t seed = 0;
   int num_layers = 2;
-  int window_tokens = 0;  // of every second layer; 0: none
+  int window_tokens = 0;   // of every second layer; 0: none
+  int chunk_tokens = 0;    // of every second layer; 0: not chunked
+  bool recurrent = false;  // every second layer
   int context_tokens = 512;
   float noise = 0;  // added to the weights: a draft model that often agrees
 };
@@ -54,8 +58,10 @@ class ToyModel : public Model {
     }
     auto x = embeddings ? *embeddings : embed(tokens);
     for (int layer = 0; layer < options_.num_layers; ++layer) {
-      x = mx::add(
-          x, attention(x, layer, cache.empty() ? nullptr : cache[layer].get()));
+      auto* held = cache.empty() ? nullptr : cache[layer].get();
+      x = mx::add(x,
+                  is_recurrent(layer) ? recurrence(x, layer, held)
+                                      : attention(x, layer, held));
     }
     return mx::matmul(mx::fast::rms_norm(x, std::nullopt, 1e-5f),
                       mx::transpose(embedding_));
@@ -70,6 +76,10 @@ class ToyModel : public Model {
     for (int layer = 0; layer < options_.num_layers; ++layer) {
       if (window_of(layer) > 0) {
         cache.push_back(make_rotating_cache(window_of(layer)));
+      } else if (is_recurrent(layer)) {
+        cache.push_back(make_arrays_cache(1));
+      } else if (options_.chunk_tokens > 0 && layer % 2 == 0) {
+        cache.push_back(make_chunked_cache(options_.chunk_tokens));
       } else if (max_kv_size > 0) {
         cache.push_back(make_rotating_cache(max_kv_size, 4));
       } else {
@@ -95,6 +105,29 @@ class ToyModel : public Model {
  private:
   int window_of(int layer) const {
     return layer % 2 == 0 ? options_.window_tokens : 0;
+  }
+
+  bool is_recurrent(int layer) const {
+    return options_.recurrent && layer % 2 == 0;
+  }
+
+  // state = 0.8 state + x W after each token: [1, L, D].
+  mx::array recurrence(const mx::array& x, int layer, Cache* cache) const {
+    auto* held = dynamic_cast<ArraysCache*>(cache);
+    auto added = mx::matmul(mx::fast::rms_norm(x, std::nullopt, 1e-5f),
+                            projections_[layer * 4]);
+    auto state =
+        held != nullptr && (*held)[0] ? *(*held)[0] : mx::zeros({1, 1, kWidth});
+    std::vector<mx::array> states;
+    for (int i = 0; i < x.shape(1); ++i) {
+      auto one = mx::slice(added, {0, i, 0}, {1, i + 1, kWidth});
+      state = mx::add(mx::multiply(state, mx::array(0.8f)), one);
+      states.push_back(state);
+    }
+    if (held != nullptr) {
+      held->set(0, state);
+    }
+    return mx::concatenate(states, 1);
   }
 
   mx::array weight(int rows, int columns, float scale, int index) const {

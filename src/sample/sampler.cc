@@ -11,6 +11,7 @@
 #include "kernels/seam.h"
 #include "sample/check.h"
 #include "sample/filters.h"
+#include "sample/known_samplers.h"
 
 namespace mlxlm {
 namespace {
@@ -32,38 +33,43 @@ void check(const SamplerOptions& options) {
   }
 }
 
-mx::array most_probable(const mx::array& logprobs) {
+}  // namespace
+
+mx::array GreedySampler::operator()(const mx::array& logprobs) const {
   return kernels::table().argmax(logprobs);
 }
 
-}  // namespace
+mx::array FilteredSampler::log_weights(const mx::array& logprobs) const {
+  mx::array left = logprobs;
+  if (options.top_p > 0 && options.top_p < 1) {
+    left = apply_top_p(left, options.top_p);
+  }
+  if (options.min_p > 0) {
+    left = apply_min_p(left, options.min_p, options.min_tokens_to_keep);
+  }
+  if (options.xtc_probability > 0) {
+    left = apply_xtc(left,
+                     options.xtc_probability,
+                     options.xtc_threshold,
+                     options.xtc_special_tokens);
+  }
+  if (options.top_k > 0) {
+    left = apply_top_k(left, options.top_k);
+  }
+  mx::array scale(static_cast<float>(1.0 / options.temperature), left.dtype());
+  return mx::multiply(left, scale);
+}
+
+mx::array FilteredSampler::operator()(const mx::array& logprobs) const {
+  return mx::random::categorical(log_weights(logprobs));
+}
 
 Sampler make_sampler(const SamplerOptions& options) {
   check(options);
   if (options.temperature < kColdestTemperature) {
-    return most_probable;
+    return GreedySampler{};
   }
-  return [options](const mx::array& logprobs) {
-    mx::array left = logprobs;
-    if (options.top_p > 0 && options.top_p < 1) {
-      left = apply_top_p(left, options.top_p);
-    }
-    if (options.min_p > 0) {
-      left = apply_min_p(left, options.min_p, options.min_tokens_to_keep);
-    }
-    if (options.xtc_probability > 0) {
-      left = apply_xtc(left,
-                       options.xtc_probability,
-                       options.xtc_threshold,
-                       options.xtc_special_tokens);
-    }
-    if (options.top_k > 0) {
-      left = apply_top_k(left, options.top_k);
-    }
-    mx::array scale(static_cast<float>(1.0 / options.temperature),
-                    left.dtype());
-    return mx::random::categorical(mx::multiply(left, scale));
-  };
+  return FilteredSampler{options};
 }
 
 void seed(std::uint64_t value) { mx::random::seed(value); }

@@ -296,6 +296,56 @@ TEST_F(CliGenerate, ADraftModelGivesTheSameText) {
             plain_text({}));
 }
 
+TEST_F(CliGenerate, DraftsOfNgramsGiveTheSameText) {
+  EXPECT_EQ(plain_text({"--draft", "ngram", "--num-draft-tokens", "4"}),
+            plain_text({}));
+  EXPECT_EQ(plain_text({"--draft", "ngram", "--temp", "0.8", "--seed", "3"}),
+            plain_text({"--temp", "0.8", "--seed", "3"}));
+}
+
+TEST_F(CliGenerate, SaysWhatSpeculationDid) {
+  std::vector<std::string> words = {"-p", "abc", "-m", "9", "--ignore-eos"};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), words.begin(), words.end());
+    return generate(more);
+  };
+  json all = json_of(
+      with({"--draft-model", model(), "--num-draft-tokens", "2", "--json"}));
+  json stats = all["stats"]["speculation"];
+  EXPECT_EQ(stats["draft"], "model");
+  EXPECT_EQ(stats["rounds"], 3);
+  EXPECT_EQ(stats["drafted_tokens"], 6);
+  EXPECT_EQ(stats["accepted_tokens"], 6);
+  EXPECT_EQ(stats["accepted_at"], json({3, 3}));
+  EXPECT_TRUE(stats["speedup"].is_null());  // no plain step was timed
+  EXPECT_THAT(with({"--draft", "ngram"}).output, HasSubstr("Speculation: "));
+  EXPECT_THAT(with({}).output, Not(HasSubstr("Speculation")));
+}
+
+TEST_F(CliGenerate, DraftOptionsThatDontFit) {
+  EXPECT_THAT(generate({"-p", "a", "--draft", "magic"}),
+              FailsWith(HasSubstr("--draft is ngram or model"), 2));
+  EXPECT_THAT(generate({"-p", "a", "--draft", "model"}),
+              FailsWith(HasSubstr("needs a --draft-model"), 2));
+  EXPECT_THAT(
+      generate({"-p", "a", "--draft", "ngram", "--draft-model", model()}),
+      FailsWith(HasSubstr("no use for a --draft-model"), 2));
+  EXPECT_THAT(
+      generate({"-p", "a", "--draft", "ngram", "--num-draft-tokens", "0"}),
+      FailsWith(HasSubstr("--num-draft-tokens is 0")));
+}
+
+TEST_F(CliGenerate, ADraftModelNeedsTheSameTokens) {
+  std::filesystem::create_directory(folder_ / "draft");
+  write_tiny_model(folder_ / "draft", {});
+  auto tokenizer = tiny_tokenizer();
+  auto& vocabulary = tokenizer["model"]["vocab"];
+  std::swap(vocabulary["A"], vocabulary["B"]);
+  write_text(folder_ / "draft" / "tokenizer.json", tokenizer.dump());
+  EXPECT_THAT(generate({"-p", "a", "--draft-model", path("draft")}),
+              FailsWith(HasSubstr("2 of 260 tokens, the first is ")));
+}
+
 TEST_F(CliGenerate, ADraftModelNeedsTheSameVocabulary) {
   std::filesystem::create_directory(folder_ / "draft");
   write_tiny_model(folder_ / "draft",

@@ -1,0 +1,63 @@
+// Who proposes the tokens that a model then only checks.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <mlx/array.h>
+
+#include <mlxlm/generate.h>
+
+namespace mlxlm {
+
+struct Draft {
+  mx::array tokens;  // [N] int32, N >= 1
+  // Log-weights [N, V] that the tokens were drawn with, not normalized. None:
+  // the tokens are not drawn, or it isn't known with which.
+  std::optional<mx::array> log_weights;
+
+  int size() const { return tokens.shape(0); }
+};
+
+// What a drafter would propose now, as a class: how many tokens of a class are
+// accepted is measured, and decides on the length of the next draft.
+inline constexpr int kNoOutlook = 0;  // nothing to propose
+inline constexpr int kNumOutlooks = 8;
+
+// One generation's. It is told of every token of the text in order: the prompt,
+// then those that the model accepted or drew itself.
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+
+  // Reads the prompt: all of the text so far. Before anything else.
+  virtual void begin(const std::vector<int>& prompt) = 0;
+
+  // In [0, kNumOutlooks).
+  virtual int outlook() const = 0;
+
+  // At most `count` >= 1 tokens to follow the text; none if there is nothing to
+  // propose. accept() follows.
+  virtual std::optional<Draft> propose(int count) = 0;
+
+  // The text goes on with these. After propose(), they are the first
+  // `num_accepted` of the draft and what came in place of the rest.
+  virtual void accept(const std::vector<int>& tokens, int num_accepted) = 0;
+
+  // At the end: brings the cache, if there is one, up to the text's.
+  virtual void finish() {}
+  virtual PromptCache cache() const { return {}; }
+};
+
+// A smaller model with the same tokenizer. `cache`: one entry for each of its
+// layers; `vocabulary_size`: of the large model. The options must outlive it.
+std::unique_ptr<Drafter> make_model_drafter(ModelPtr model,
+                                            PromptCache cache,
+                                            int vocabulary_size,
+                                            const GenerateOptions& options);
+
+// What followed the same words before.
+std::unique_ptr<Drafter> make_ngram_drafter();
+
+}  // namespace mlxlm

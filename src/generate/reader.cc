@@ -1,0 +1,131 @@
+#include "generate/reader.h"
+
+#include <algorithm>
+#include <climits>
+#include <utility>
+
+#include <mlx/mlx.h>
+
+#include "cache/rotating_cache.h"
+#include "generate/options.h"
+#include "generate/sampling.h"
+
+namespace mlxlm {
+namespace {
+
+mx::array flat(const std::vector<int>& tokens) {
+  return mx::array(tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
+}
+
+void see_all_stepwise(const PromptCache& cache, bool on) {
+  for (const auto& layer : cache) {
+    see_stepwise(*layer, on);
+  }
+}
+
+}  // namespace
+
+Reader::Reader(ModelPtr model,
+               PromptCache cache,
+               const GenerateOptions& options)
+    : model_(std::move(model)), cache_(std::move(cache)), options_(options) {}
+
+Reader::~Reader() { see_all_stepwise(cache_, false); }
+
+void Reader::read_prompt(const Prompt& prompt,
+                         const std::function<void(int)>& progress) {
+  prefill(*model_, cache_, prompt, options_, progress);
+  see_all_stepwise(cache_, true);
+  if (!prompt.embeddings) {
+    unread_ = {prompt.tokens.back()};
+  }
+}
+
+mx::array Reader::read_last(const Prompt& prompt) {
+  auto logits = forward_part(*model_, cache_, prompt, prompt.length - 1, 1);
+  apply_quantization(cache_, options_);
+  return last_logits(logits, 1);
+}
+
+void Reader::add_unread(const std::vector<int>& tokens) {
+  unread_.insert(unread_.end(), tokens.begin(), tokens.end());
+}
+
+int Reader::readable_drafts() const {
+  if (!kv_quantization(options_)) {
+    return INT_MAX;
+  }
+  int most = INT_MAX;
+  for (const auto& layer : cache_) {
+    const int left = options_.quantized_kv_start - layer->offset() -
+                     static_cast<int>(unread_.size());
+    if (layer->capabilities().quantizable) {
+      most = std::min(most, std::max(left, 0));
+    }
+  }
+  return most;
+}
+
+mx::array Reader::forward(const mx::array& tokens, int count) {
+  auto logits = model_->forward(mx::expand_dims(tokens, 0), cache_);
+  apply_quantization(cache_, options_);
+  return last_logits(logits, count);
+}
+
+mx::array Reader::read_unread() {
+  const auto chunk = static_cast<std::size_t>(options_.prefill_step_tokens);
+  while (unread_.size() > chunk) {
+    auto end = unread_.begin() + static_cast<std::ptrdiff_t>(chunk);
+    forward(flat({unread_.begin(), end}), 1);
+    evaluate_prompt_cache(cache_);
+    unread_.erase(unread_.begin(), end);
+  }
+  return forward(flat(std::exchange(unread_, {})), 1);
+}
+
+mx::array Reader::read_unread_and(const mx::array& drafts) {
+  auto unread = flat(std::exchange(unread_, {}));
+  return forward(mx::concatenate({unread, drafts}), drafts.shape(0) + 1);
+}
+
+mx::array Reader::read_one(const mx::array& token) { return forward(token, 1); }
+
+void Reader::begin_drafts(int count) {
+  points_.clear();
+  auto is_trimmable = [count](const CachePtr& layer) {
+    return layer->is_trimmable_after(count);
+  };
+  if (std::ranges::all_of(cache_, is_trimmable)) {
+    return;
+  }
+  for (const auto& layer : cache_) {
+    // A checkpoint makes the next update copy; so only where it is needed.
+    points_.push_back(
+        {layer, is_trimmable(layer) ? nullptr : layer->checkpoint()});
+  }
+}
+
+void Reader::keep(const std::vector<int>& read, int num_kept) {
+  const int num_read = static_cast<int>(read.size());
+  const auto points = std::exchange(points_, {});
+  if (num_kept >= num_read) {
+    return;
+  }
+  if (points.empty()) {
+    for (const auto& layer : cache_) {
+      layer->trim(num_read - num_kept);
+    }
+    return;
+  }
+  for (std::size_t i = 0; i < cache_.size(); ++i) {
+    if (points[i].checkpoint) {
+      cache_[i] = points[i].layer;
+      cache_[i]->rollback(*points[i].checkpoint);
+    } else {
+      cache_[i]->trim(num_read);
+    }
+  }
+  unread_.insert(unread_.begin(), read.begin(), read.begin() + num_kept);
+}
+
+}  // namespace mlxlm
