@@ -16,7 +16,7 @@ constexpr double kMostLost = 1.5;
 constexpr double kCredit = 3;
 // How fast older measurements are forgotten.
 constexpr double kTimeWeight = 0.2;
-constexpr double kShareMemory = 0.9;
+constexpr double kShareMemory = 0.95;
 // Until it is measured: what a draft adds to a plain step.
 constexpr double kGuessedSlope = 0.2;
 // Gain from which a round is preferred: less would be within the noise.

@@ -57,7 +57,8 @@ int Reader::readable_drafts() const {
   }
   int most = INT_MAX;
   for (const auto& layer : cache_) {
-    const int left = options_.quantized_kv_start - layer->offset() -
+    // Up to a token less: what is taken back must not have begun it.
+    const int left = options_.quantized_kv_start - 1 - layer->offset() -
                      static_cast<int>(unread_.size());
     if (layer->capabilities().quantizable) {
       most = std::min(most, std::max(left, 0));

@@ -12,7 +12,7 @@
 namespace mlxlm {
 namespace {
 
-constexpr int kTokens = 90;
+constexpr int kTokens = 60;
 // Its greedy continuations repeat themselves, as does the prompt.
 const std::vector<int> kPrompt =
     bytes_of("one two three, one two four, one two three, ");
@@ -78,16 +78,13 @@ class SpeculationGrid
     return tokens;
   }
 
-  // For fixed lengths of drafts and those that are chosen.
-  void compare(const GenerateOptions& given) {
-    auto options = given;
+  void compare(GenerateOptions options,
+               const std::vector<std::optional<int>>& lengths) {
     const auto plain = plainly(kPrompt, options);
-    for (std::optional<int> drafts : {1, 4, 9}) {
+    for (auto drafts : lengths) {
       options.num_draft_tokens = drafts;
-      EXPECT_EQ(speculatively(kPrompt, options), plain) << *drafts;
+      EXPECT_EQ(speculatively(kPrompt, options), plain) << drafts.value_or(0);
     }
-    options.num_draft_tokens.reset();
-    EXPECT_EQ(speculatively(kPrompt, options), plain);
   }
 
   ModelPtr model_;
@@ -108,29 +105,26 @@ INSTANTIATE_TEST_SUITE_P(
     name_of_cell);
 
 TEST_P(SpeculationGrid, Plain) {
-  compare(options());
+  compare(options(), {1, 4, std::nullopt});
   if (draft() != Draft::far_model) {
-    EXPECT_GT(num_accepted_, 40);
+    EXPECT_GT(num_accepted_, 20);
   }
 }
 
 TEST_P(SpeculationGrid, InChunks) {
   auto options = this->options();
   options.prefill_step_tokens = 5;
-  compare(options);
+  compare(options, {4});
 }
 
 TEST_P(SpeculationGrid, Quantized) {
-  for (int bits : {8, 4}) {
-    // From the first token on, and beginning inside of a draft.
-    for (int start : {0, 61}) {
-      auto options = this->options();
-      options.kv_bits = bits;
-      options.quantized_kv_start = start;
-      SCOPED_TRACE(std::to_string(bits) + " bits from " +
-                   std::to_string(start));
-      compare(options);
-    }
+  // From the first token on, and beginning inside of a draft.
+  for (auto [bits, start] : {std::pair(8, 0), std::pair(4, 61)}) {
+    auto options = this->options();
+    options.kv_bits = bits;
+    options.quantized_kv_start = start;
+    SCOPED_TRACE(std::to_string(bits) + " bits from " + std::to_string(start));
+    compare(options, {3, 9});
   }
 }
 
@@ -140,7 +134,7 @@ TEST_P(SpeculationGrid, WithPenalties) {
       make_logits_processors({.repetition_penalty = 1.3,
                               .repetition_context_size = 6,
                               .frequency_penalty = 0.2});
-  compare(options);
+  compare(options, {4});
 }
 
 TEST_P(SpeculationGrid, FromASavedCache) {

@@ -123,7 +123,7 @@ TEST_P(Speculative, LeavesCachesToGoOnFrom) {
       auto first = drained(
           speculative_generate_step(kPrompt, model_, draft_, options), count);
       ASSERT_EQ(first.tokens.size(), static_cast<std::size_t>(count));
-        expect_holds(cache, kPrompt, first.tokens);
+      expect_holds(cache, kPrompt, first.tokens);
     }
   }
 }
