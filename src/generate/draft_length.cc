@@ -11,12 +11,12 @@ constexpr int kFirstPlain = 3;
 constexpr int kRoundsBetween = 64;
 // What may be lost: a share of the time, and so many steps at once.
 constexpr double kLossShare = 0.025;
-constexpr double kMostLost = 1.5;
+constexpr double kMostLost = 1;
 // Gains that may be lost again, in steps.
 constexpr double kCredit = 3;
 // How fast older measurements are forgotten.
 constexpr double kTimeWeight = 0.2;
-constexpr double kShareMemory = 0.95;
+constexpr double kShareMemory = 0.9;
 // Until it is measured: what a draft adds to a plain step.
 constexpr double kGuessedSlope = 0.2;
 // Gain from which a round is preferred: less would be within the noise.
@@ -28,11 +28,10 @@ constexpr std::array<double, kNumOutlooks> kFirstShares = {
     0, 0.5, 0.5, 0.6, 0.7, 0.75, 0.85, 0.9};
 
 // Moves an average, where single long times are somebody else's doing.
-void follow(double& average, double value) {
-  average =
-      average == 0
-          ? value
-          : average + kTimeWeight * (std::min(value, 2 * average) - average);
+void follow(double& average, double value, double weight = kTimeWeight) {
+  average = average == 0
+                ? value
+                : average + weight * (std::min(value, 2 * average) - average);
 }
 
 }  // namespace
@@ -101,7 +100,8 @@ int DraftLength::choose(int outlook) const {
 void DraftLength::note_plain(double seconds) {
   ++num_plain_;
   rounds_since_plain_ = 0;
-  follow(plain_seconds_, seconds);
+  // What all is compared with: the mean at first, then slowly on.
+  follow(plain_seconds_, seconds, std::max(1.0 / num_plain_, 0.1));
   charge(seconds, seconds, 1);
 }
 
