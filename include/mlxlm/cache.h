@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,6 +39,13 @@ struct AttendSpec {
   bool causal = true;
   float softcap = 0.0f;            // 0: off; else cap * tanh(score / cap)
   std::optional<mx::array> sinks;  // [H], learnt attention sinks
+  // Hides more than the above do: bool, to [B, H, L, T], true where seen.
+  std::optional<mx::array> visible;
+  // For caches that hold something smaller than keys and values (latents):
+  // makes the two from all that is held.
+  std::function<std::pair<mx::array, mx::array>(const mx::array& k,
+                                                const mx::array& v)>
+      expand;
 };
 
 // How quantized caches store keys and values: MLX's affine quantization with

@@ -2,17 +2,35 @@
 
 #include <string>
 
+#include <mlx/mlx.h>
+
 #include <mlxlm/error.h>
 
 namespace mlxlm {
 
 kernels::AttentionParameters attention_parameters(const AttendSpec& spec,
                                                   const Mask& mask) {
-  return {.scale = spec.scale,
-          .softcap = spec.softcap,
-          .causal = mask.causal,
-          .mask = mask.array,
-          .sinks = spec.sinks};
+  kernels::AttentionParameters parameters{.scale = spec.scale,
+                                          .softcap = spec.softcap,
+                                          .causal = mask.causal,
+                                          .mask = mask.array,
+                                          .sinks = spec.sinks};
+  if (spec.visible) {
+    parameters.mask = mask.array ? mx::logical_and(*mask.array, *spec.visible)
+                                 : *spec.visible;
+    parameters.causal = false;
+  }
+  return parameters;
+}
+
+mx::array attend_expanded(const mx::array& q,
+                          const mx::array& k,
+                          const mx::array& v,
+                          const AttendSpec& spec,
+                          const Mask& mask) {
+  auto [keys, values] = spec.expand(k, v);
+  return kernels::table().attention(
+      q, keys, values, attention_parameters(spec, mask));
 }
 
 KeysAndValues empty_rows(const std::optional<KvQuantization>& quantization) {
@@ -57,9 +75,14 @@ mx::array AttentionCache::attend(const mx::array& q,
                                  const mx::array& v,
                                  const AttendSpec& spec) {
   // The mask speaks of what is held before the update.
-  Mask mask =
-      spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
+  Mask mask = spec.causal
+                  ? make_mask(q.shape(2), spec.window_tokens, !!spec.visible)
+                  : Mask::none();
   KeysAndValues held = update(k, v);
+  if (spec.expand) {
+    return attend_expanded(
+        q, held.keys.restored(), held.values.restored(), spec, mask);
+  }
   auto parameters = attention_parameters(spec, mask);
   if (held.keys.format().quantized()) {
     return kernels::table().quantized_attention(

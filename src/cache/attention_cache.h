@@ -18,6 +18,13 @@ namespace mlxlm {
 kernels::AttentionParameters attention_parameters(const AttendSpec& spec,
                                                   const Mask& mask);
 
+// Attention to what spec.expand makes of k and v.
+mx::array attend_expanded(const mx::array& q,
+                          const mx::array& k,
+                          const mx::array& v,
+                          const AttendSpec& spec,
+                          const Mask& mask);
+
 // Rows without content, plain or in this quantization. Throws Error{argument}
 // for bits or a group size that MLX can't quantize to.
 KeysAndValues empty_rows(const std::optional<KvQuantization>& quantization);
@@ -51,6 +58,10 @@ class AttentionCache : public Cache {
   virtual const KeysAndValues& rows() const = 0;
 
  protected:
+  // Whether attention can read what is held as it is.
+  static bool reads_rows_as_they_are(const AttendSpec& spec) {
+    return !spec.expand && !spec.visible;
+  }
   // Writes k and v into `rows`, which must be plain and nobody else's, from row
   // `at` on, and attends to the first `num_keys`.
   static mx::array attend_in_place(const mx::array& q,

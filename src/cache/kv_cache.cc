@@ -22,7 +22,7 @@ mx::array KVCache::attend(const mx::array& q,
                           const mx::array& k,
                           const mx::array& v,
                           const AttendSpec& spec) {
-  if (rows_.keys.format().quantized()) {
+  if (rows_.keys.format().quantized() || !reads_rows_as_they_are(spec)) {
     return AttentionCache::attend(q, k, v, spec);
   }
   rows_.reserve(rows_.encoded(k, v), offset_);

@@ -25,8 +25,10 @@ mx::array attend_without_cache(const mx::array& q,
   if (spec.causal) {
     // A window as long as the input hides nothing.
     bool windowed = spec.window_tokens > 0 && num_queries > spec.window_tokens;
-    mask = attention_mask(num_queries, 0, windowed ? spec.window_tokens : 0);
+    mask = attention_mask(
+        num_queries, 0, windowed ? spec.window_tokens : 0, !!spec.visible);
   }
+  if (spec.expand) return attend_expanded(q, k, v, spec, mask);
   return kernels::table().attention(q, k, v, attention_parameters(spec, mask));
 }
 

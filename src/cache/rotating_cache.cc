@@ -196,7 +196,8 @@ mx::array RotatingKVCache::attend(const mx::array& q,
   const int num_tokens = k.shape(2);
   const bool fits = stepwise_ && c.index == c.offset && !c.rows.empty() &&
                     c.offset + num_tokens <= c.max_size;
-  if (quantized() || (num_tokens > 1 && !fits) || !c.rows.sole()) {
+  if (quantized() || (num_tokens > 1 && !fits) || !c.rows.sole() ||
+      !reads_rows_as_they_are(spec)) {
     return AttentionCache::attend(q, k, v, spec);
   }
   KeysAndValues rows = c.rows.encoded(k, v);

@@ -57,6 +57,15 @@ kernels::QuantizedTensor Rows::quantized() const {
           format_.bits};
 }
 
+mx::array Rows::restored() const {
+  if (!format_.quantized()) return plain();
+  return mx::dequantize(arrays_.at(0),
+                        arrays_.at(1),
+                        arrays_.at(2),
+                        format_.group_size,
+                        format_.bits);
+}
+
 Rows Rows::encoded(const mx::array& rows) const {
   if (!format_.quantized()) {
     return {format_, {rows}};

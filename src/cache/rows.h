@@ -57,6 +57,9 @@ class Rows {
   const mx::array& plain() const { return arrays_.at(0); }
   kernels::QuantizedTensor quantized() const;
 
+  // What they stand for, [B, H, T, D]; only if not empty.
+  mx::array restored() const;
+
   // `rows` [B, H, L, D] in this format. Throws Error{argument} if D is not a
   // multiple of the group size.
   Rows encoded(const mx::array& rows) const;

@@ -177,6 +177,21 @@ mx::array activate(const mx::array& x, Activation activation) {
 
 }  // namespace reference
 
+mx::array clamped_gate(const mx::array& gate,
+                       const mx::array& up,
+                       Activation activation,
+                       const GateClamp& clamp) {
+  auto limit = [&](float value) { return reference::scalar_like(value, up); };
+  auto g = std::isfinite(clamp.gate_max)
+               ? mx::minimum(gate, limit(clamp.gate_max))
+               : gate;
+  auto u = std::isfinite(clamp.up_limit)
+               ? mx::clip(up, limit(-clamp.up_limit), limit(clamp.up_limit))
+               : up;
+  if (clamp.up_offset != 0.0f) u = mx::add(u, limit(clamp.up_offset));
+  return mx::multiply(reference::activate(g, activation), u);
+}
+
 namespace {
 
 mx::array log_softmax(const mx::array& logits) {

@@ -59,7 +59,7 @@ mx::array run_experts(const mx::array& x,
   auto hidden = up;
   if (experts.gate != nullptr) {
     auto gate = expert_linear(x, *experts.gate, indices, sorted);
-    hidden = mx::multiply(activate(gate, experts.activation), up);
+    hidden = clamped_gate(gate, up, experts.activation, experts.clamp);
   } else {
     hidden = activate(up, experts.activation);
   }

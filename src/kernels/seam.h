@@ -6,6 +6,8 @@
 // B: rows, L: tokens, D: model width, N: outputs, H: heads, Dh: head size.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -89,6 +91,19 @@ class Positions {
   std::span<const TokenRun> runs_;
 };
 
+// activation(min(gate, gate_max)) * (clip(up, +-up_limit) + up_offset): what
+// some models do to keep the product small.
+struct GateClamp {
+  float gate_max = std::numeric_limits<float>::infinity();
+  float up_limit = std::numeric_limits<float>::infinity();
+  float up_offset = 0.0f;
+
+  bool active() const {
+    return std::isfinite(gate_max) || std::isfinite(up_limit) ||
+           up_offset != 0.0f;
+  }
+};
+
 struct Rope {
   int dimensions = 0;
   bool traditional = false;
@@ -152,6 +167,7 @@ struct Experts {
   const Linear* up = nullptr;    // [E, F, D]
   const Linear* down = nullptr;  // [E, D, F]
   Activation activation = Activation::silu;
+  GateClamp clamp;  // only with a gate
 };
 
 struct Table {
@@ -274,6 +290,12 @@ mx::array finish_layer(const Table& table,
                        const mx::array& heads,
                        const mx::array& x,
                        const LayerEnd& end);
+
+// GateClamp's formula in plain MLX. gate, up [..., F] -> [..., F].
+mx::array clamped_gate(const mx::array& gate,
+                       const mx::array& up,
+                       Activation activation,
+                       const GateClamp& clamp);
 
 // How the CPU multiplies with quantized weights: exact with float32
 // activations, fast with activations rounded to integers (docs/PERFORMANCE.md).

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "kernels/seam.h"
+#include "nn/attention.h"
+#include "nn/latent_attention.h"
 #include "nn/mlp.h"
 #include "nn/query_scale.h"
 #include "nn/rope.h"
@@ -58,24 +60,66 @@ enum class QkvLayout { blocks, by_key_head };
 // head, or one for each of their numbers.
 enum class OutputGate { none, per_head, full };
 
+// Attention over latents in place of plain heads (nn/latent_attention.h).
+struct LatentSpec {
+  // Of sparse attention; 0 heads: none.
+  struct Index {
+    int num_heads = 0;
+    int head_size = 0;
+    int num_tokens = 0;
+    int rope = 0;  // index in ArchSpec::ropes
+  };
+
+  nn::LatentSizes sizes;
+  bool absorbed = false;  // the cache holds latents
+  bool bias = false;      // of the projections from and to the model's width
+  float eps = 1e-6f;      // of the norms inside
+  float query_factor = 1.0f;
+  float latent_factor = 1.0f;
+  Index index;
+};
+
+// Names of the experts' parts below the layer's MLP.
+struct ExpertNames {
+  std::string router = "gate";
+  std::string selection_bias;        // a tensor; "": none
+  std::string stack = "switch_mlp";  // of gate, up, down
+  std::string shared = "shared_experts";
+  std::string shared_gate;
+};
+
+// A choice of experts in place of the MLP.
+struct ExpertsSpec {
+  int num_experts = 0;
+  int num_self_experts = 0;  // after those, whose answer is their input
+  int hidden_size = 0;       // of one expert
+  bool bias = false;
+  nn::RouterSpec router;
+  bool router_bias = false;
+  bool scale_input = false;    // nn::Experts::scale_input
+  int shared_hidden_size = 0;  // 0: no shared expert
+  nn::SharedGate shared_gate = nn::SharedGate::none;
+  bool shared_gate_bias = false;
+  kernels::GateClamp clamp;
+  ExpertNames names;
+};
+
 struct LayerSpec {
   int window_tokens = 0;        // 0: all earlier tokens are seen
   bool rotating_cache = false;  // holds the window only
   int rope = 0;                 // index in ArchSpec::ropes; -1: no positions
-  bool experts = false;         // ArchSpec::experts instead of the MLP
+  int chunk_tokens = 0;         // > 0: only the same chunk is seen
+  bool qk_norm = true;          // if the ArchSpec has one
+  bool query_scale = true;      // the same
+  std::string sinks;            // a tensor of attention sinks, [H]; "": none
+  std::optional<ExpertsSpec> experts;  // none: an MLP
+  kernels::GateClamp clamp;            // of the MLP or the shared expert
   // Where they differ from ArchSpec's; 0: they don't.
   int num_heads = 0;
   int num_kv_heads = 0;
+  int head_size = 0;
+  int value_size = 0;  // of a head's values
   int intermediate_size = 0;
-};
-
-struct ExpertsSpec {
-  int num_experts = 0;
-  int num_chosen = 0;
-  int hidden_size = 0;  // of one expert
-  nn::Router router = nn::Router::softmax_top_k;
-  bool normalize = false;
-  int shared_hidden_size = 0;  // 0: no shared expert
 };
 
 struct ArchSpec {
@@ -109,6 +153,11 @@ struct ArchSpec {
   // Query head h reads key head h % num_kv_heads, not h / group.
   bool alternating_heads = false;
   OutputGate output_gate = OutputGate::none;
+  nn::GateFunction gate_function = nn::GateFunction::sigmoid;
+  bool gate_bias = true;  // where qkv_bias is
+  float qkv_clip = 0;     // 0: off
+  float value_factor = 1;
+  std::optional<LatentSpec> latent;  // none: plain heads
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
@@ -127,7 +176,6 @@ struct ArchSpec {
   float logit_softcap = 0;  // 0: off
 
   std::vector<nn::Rope> ropes;
-  std::optional<ExpertsSpec> experts;
   std::vector<LayerSpec> layers;
   // The architecture chooses its caches itself; max_kv_size has no effect.
   bool own_caches = false;

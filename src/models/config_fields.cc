@@ -96,6 +96,19 @@ std::optional<ConfigReader> find_rope_scaling(const ConfigReader& config) {
   return std::nullopt;
 }
 
+void accept_only(const ConfigReader& config,
+                 const char* key,
+                 std::initializer_list<std::string_view> values) {
+  const auto given = config.find_string(key);
+  if (!given) return;
+  std::string wanted;
+  for (const auto& value : values) {
+    if (*given == value) return;
+    wanted += (wanted.empty() ? "\"" : "\" or \"") + std::string(value);
+  }
+  config.fail(key, wanted + "\"; others aren't supported");
+}
+
 double read_rope_theta(const ConfigReader& config, double theta) {
   auto value = config.find_float("rope_theta");
   if (!value) {
@@ -142,9 +155,12 @@ int rotated_dimensions(const ConfigReader& config,
   return static_cast<int>(dimensions);
 }
 
-void read_layer_types(const ConfigReader& config, ArchSpec& spec) {
+void read_layer_types(const ConfigReader& config,
+                      ArchSpec& spec,
+                      int window_tokens) {
   const auto types = config.find_strings("layer_types");
-  const auto window = config.find_int("sliding_window");
+  const auto window = window_tokens > 0 ? std::optional(window_tokens)
+                                        : config.find_int("sliding_window");
   if (!types) return;
   if (types->size() != spec.layers.size()) {
     config.fail("layer_types",

@@ -1,6 +1,9 @@
 // Fields that most families have, with each family's defaults.
 #pragma once
 
+#include <initializer_list>
+#include <string_view>
+
 #include "load/config.h"
 #include "models/arch_spec.h"
 
@@ -61,6 +64,11 @@ nn::Rope read_rope(const ConfigReader& config,
                    bool traditional = false,
                    std::optional<int> max_positions = std::nullopt);
 
+// Throws Error{config} if the field is there and none of these.
+void accept_only(const ConfigReader& config,
+                 const char* key,
+                 std::initializer_list<std::string_view> values);
+
 // rope_theta alone, for families without scaling.
 double read_rope_theta(const ConfigReader& config, double theta);
 
@@ -74,8 +82,11 @@ int rotated_dimensions(const ConfigReader& config,
                        double partial_rotary_factor);
 
 // Every layer of layer_types that is "sliding_attention" gets the window;
-// other types than that and "full_attention" are refused.
-void read_layer_types(const ConfigReader& config, ArchSpec& spec);
+// other types than that and "full_attention" are refused. `window_tokens` 0: of
+// the field sliding_window.
+void read_layer_types(const ConfigReader& config,
+                      ArchSpec& spec,
+                      int window_tokens = 0);
 
 // The layers of layer_types, or where it is missing all but every `pattern`-th,
 // see sliding_window tokens, held in rotating caches that the architecture

@@ -8,6 +8,8 @@
 #include <mlxlm/error.h>
 
 #include "cache/batch_cache.h"
+#include "cache/cache_list.h"
+#include "cache/chunked_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/rotating_cache.h"
 #include "nn/linear.h"
@@ -120,13 +122,18 @@ mx::array Decoder::run(const Layer& layer,
                        const mx::array& x,
                        Cache* cache) const {
   const auto* attention_norm = pointer(layer.attention_norm);
+  auto heads = std::visit(
+      [&](const auto& part) { return part.attend(x, attention_norm, cache); },
+      layer.attention);
+  const kernels::Linear& out =
+      *std::visit([](const auto& part) { return &part.o; }, layer.attention);
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
   if (dense != nullptr && dense->fusible() && !spec_.parallel) {
     return kernels::finish_layer(
         kernels::table(),
-        layer.attention.attend(x, attention_norm, cache),
+        heads,
         x,
-        {.out = &layer.attention.o,
+        {.out = &out,
          .out_norm = pointer(layer.attention_output_norm),
          .mlp_norm = pointer(layer.mlp_norm),
          .gate = dense->gate ? &*dense->gate : nullptr,
@@ -136,11 +143,12 @@ mx::array Decoder::run(const Layer& layer,
          .activation = dense->activation,
          .scale = spec_.residual_scale});
   }
-  auto h = layer.attention(
-      x,
-      attention_norm,
-      cache,
-      {pointer(layer.attention_output_norm), &x, spec_.residual_scale});
+  auto h =
+      kernels::table().linear_residual(nn::in_token_order(heads),
+                                       out,
+                                       pointer(layer.attention_output_norm),
+                                       &x,
+                                       spec_.residual_scale);
   const auto& mlp_input = spec_.parallel ? x : h;
   const bool shared_norm = spec_.parallel && !layer.mlp_norm;
   const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
@@ -232,11 +240,16 @@ mx::array Decoder::run_layers(
 }
 
 PromptCache Decoder::make_cache(int max_kv_size) const {
+  const bool indexed = spec_.latent && spec_.latent->index.num_heads > 0;
   PromptCache cache;
   cache.reserve(spec_.layers.size());
   for (const auto& layer : spec_.layers) {
     if (layer.rotating_cache) {
       cache.push_back(make_rotating_cache(layer.window_tokens));
+    } else if (layer.chunk_tokens > 0) {
+      cache.push_back(make_chunked_cache(layer.chunk_tokens));
+    } else if (indexed) {
+      cache.push_back(make_cache_list({make_kv_cache(), make_kv_cache()}));
     } else if (max_kv_size > 0 && !spec_.own_caches) {
       cache.push_back(make_rotating_cache(max_kv_size, 4));
     } else {

@@ -1,5 +1,8 @@
 #include "models/layer.h"
 
+#include <cmath>
+
+#include "models/latent_layer.h"
 #include "nn/linear.h"
 
 namespace mlxlm {
@@ -31,7 +34,7 @@ class LayerMaker {
             .mlp_output_norm =
                 norm(names_.mlp_output_norm,
                      spec_.mlp_output_norm_spec.value_or(spec_.norm)),
-            .attention = make_attention(below(path_, names_.attention)),
+            .attention = make_first_part(),
             .mlp = make_second_part()};
   }
 
@@ -42,50 +45,72 @@ class LayerMaker {
     return weights_.norm(path_ + name, spec_.hidden_size, spec);
   }
 
+  std::variant<nn::Attention, nn::LatentAttention> make_first_part() {
+    const auto path = below(path_, names_.attention);
+    if (spec_.latent) {
+      return make_latent_attention(spec_, layer_, weights_, path);
+    }
+    return make_attention(path);
+  }
+
   std::variant<nn::Mlp, nn::Experts> make_second_part() {
     const auto path = below(path_, names_.mlp);
-    if (layer_.experts) return make_experts(path);
+    if (layer_.experts) return make_experts(path, *layer_.experts);
     return make_mlp(path,
                     or_else(layer_.intermediate_size, spec_.intermediate_size));
   }
 
+  struct Sizes {
+    int num_heads, num_kv_heads;
+    int head;   // of queries and keys
+    int value;  // of values and answers
+  };
+
+  Sizes head_sizes() const {
+    const int head = or_else(layer_.head_size, spec_.head_size);
+    return {or_else(layer_.num_heads, spec_.num_heads),
+            or_else(layer_.num_kv_heads, spec_.num_kv_heads),
+            head,
+            or_else(layer_.value_size, head)};
+  }
+
   std::vector<kernels::Linear> make_qkv(const std::string& path,
-                                        int num_heads,
-                                        int num_kv_heads) {
-    const int q_size = num_heads * spec_.head_size;
-    const int kv_size = num_kv_heads * spec_.head_size;
+                                        const Sizes& heads) {
+    const int sizes[] = {heads.num_heads * heads.head,
+                         heads.num_kv_heads * heads.head,
+                         heads.num_kv_heads * heads.value};
     auto projection = [&](const std::string& name, int size) {
       return weights_.linear(
           path + name, size, spec_.hidden_size, spec_.qkv_bias);
     };
     if (names_.qkv.empty()) {
-      return {projection(names_.q, q_size),
-              projection(names_.k, kv_size),
-              projection(names_.v, kv_size)};
+      return {projection(names_.q, sizes[0]),
+              projection(names_.k, sizes[1]),
+              projection(names_.v, sizes[2])};
     }
-    auto all = projection(names_.qkv, q_size + 2 * kv_size);
+    auto all = projection(names_.qkv, sizes[0] + sizes[1] + sizes[2]);
     if (spec_.qkv_layout == QkvLayout::blocks) {
-      const int sizes[] = {q_size, kv_size, kv_size};
       return nn::split_rows(all, sizes);
     }
-    const int sizes[] = {
-        q_size / num_kv_heads, spec_.head_size, spec_.head_size};
-    return nn::split_row_groups(all, num_kv_heads, sizes);
+    const int group[] = {
+        sizes[0] / heads.num_kv_heads, heads.head, heads.value};
+    return nn::split_row_groups(all, heads.num_kv_heads, group);
   }
 
-  void add_qk_norms(nn::Attention& attention, const std::string& path) {
+  void add_qk_norms(nn::Attention& attention,
+                    const std::string& path,
+                    int head_size) {
     // Never with a bias, whatever the layer's own norms have.
     NormSpec norm = spec_.qk_norm_spec.value_or(spec_.norm);
     norm.bias = false;
     auto make = [&](const std::string& name, int num_heads) {
       switch (spec_.qk_norm) {
         case QkNorm::over_heads:
-          return weights_.norm(path + name, num_heads * spec_.head_size, norm);
+          return weights_.norm(path + name, num_heads * head_size, norm);
         case QkNorm::each_head:
-          return weights_.head_norm(
-              path + name, num_heads, spec_.head_size, norm);
+          return weights_.head_norm(path + name, num_heads, head_size, norm);
         default:
-          return weights_.norm(path + name, spec_.head_size, norm);
+          return weights_.norm(path + name, head_size, norm);
       }
     };
     attention.q_norm = make(names_.q_norm, attention.num_heads);
@@ -94,10 +119,9 @@ class LayerMaker {
   }
 
   nn::Attention make_attention(const std::string& path) {
-    const int num_heads = or_else(layer_.num_heads, spec_.num_heads);
-    const int num_kv_heads = or_else(layer_.num_kv_heads, spec_.num_kv_heads);
-    const int width = num_heads * spec_.head_size;
-    auto qkv = make_qkv(path, num_heads, num_kv_heads);
+    const auto sizes = head_sizes();
+    const int width = sizes.num_heads * sizes.value;
+    auto qkv = make_qkv(path, sizes);
     nn::Attention attention{
         .q = qkv[0],
         .k = qkv[1],
@@ -105,21 +129,34 @@ class LayerMaker {
         .o = weights_.linear(
             path + names_.o, spec_.hidden_size, width, spec_.o_bias),
         .rope = layer_.rope < 0 ? nullptr : &spec_.ropes[layer_.rope],
-        .num_heads = num_heads,
-        .num_kv_heads = num_kv_heads,
+        .num_heads = sizes.num_heads,
+        .num_kv_heads = sizes.num_kv_heads,
         .alternating_heads = spec_.alternating_heads,
-        .query_scale = spec_.query_scale,
+        .gate_function = spec_.gate_function,
+        .clip = spec_.qkv_clip,
+        .value_factor = spec_.value_factor,
+        .chunk_tokens = layer_.chunk_tokens,
         .spec = {.scale = spec_.attention_scale,
                  .window_tokens = layer_.window_tokens,
                  .softcap = spec_.attention_softcap}};
+    if (layer_.head_size > 0) {
+      attention.spec.scale = 1 / std::sqrt(static_cast<float>(sizes.head));
+    }
+    if (layer_.query_scale) attention.query_scale = spec_.query_scale;
     if (spec_.value_norm) attention.v_norm = {.eps = spec_.norm.eps};
-    if (spec_.qk_norm != QkNorm::none) add_qk_norms(attention, path);
+    if (spec_.qk_norm != QkNorm::none && layer_.qk_norm) {
+      add_qk_norms(attention, path, sizes.head);
+    }
     if (spec_.output_gate != OutputGate::none) {
       const bool full = spec_.output_gate == OutputGate::full;
       attention.gate = weights_.linear(path + names_.output_gate,
-                                       full ? width : num_heads,
+                                       full ? width : sizes.num_heads,
                                        spec_.hidden_size,
-                                       spec_.qkv_bias);
+                                       spec_.qkv_bias && spec_.gate_bias);
+    }
+    if (!layer_.sinks.empty()) {
+      attention.spec.sinks =
+          weights_.tensor(path + layer_.sinks, {sizes.num_heads});
     }
     if (!names_.heads_norm.empty()) {
       attention.heads_norm =
@@ -151,7 +188,8 @@ class LayerMaker {
         .up = up,
         .down = weights_.linear(
             path + names_.down, spec_.hidden_size, hidden_size, spec_.mlp_bias),
-        .activation = spec_.activation};
+        .activation = spec_.activation,
+        .clamp = layer_.clamp};
     if (!names_.hidden_norm.empty()) {
       mlp.hidden_norm =
           weights_.norm(path + names_.hidden_norm, hidden_size, spec_.norm);
@@ -159,27 +197,51 @@ class LayerMaker {
     return mlp;
   }
 
-  nn::Experts make_experts(const std::string& path) {
-    const auto& experts = *spec_.experts;
+  nn::Router make_router(const std::string& path, const ExpertsSpec& experts) {
+    const int num_outcomes = experts.num_experts + experts.num_self_experts;
+    nn::Router router{.linear = weights_.linear(path + experts.names.router,
+                                                num_outcomes,
+                                                spec_.hidden_size,
+                                                experts.router_bias),
+                      .spec = experts.router};
+    const auto& bias = experts.names.selection_bias;
+    if (!bias.empty()) {
+      router.selection_bias = weights_.tensor(path + bias, {num_outcomes});
+    }
+    return router;
+  }
+
+  nn::Experts make_experts(const std::string& path,
+                           const ExpertsSpec& experts) {
     auto stack = [&](const std::string& name, int outputs, int inputs) {
-      return weights_.expert_stack(
-          path + "switch_mlp." + name, experts.num_experts, outputs, inputs);
+      return weights_.expert_stack(path + experts.names.stack + "." + name,
+                                   experts.num_experts,
+                                   outputs,
+                                   inputs,
+                                   experts.bias);
     };
-    nn::Experts made{
-        .router = weights_.linear(
-            path + "gate", experts.num_experts, spec_.hidden_size),
-        .kind = experts.router,
-        .num_chosen = experts.num_chosen,
-        .normalize = experts.normalize,
-        .gate = stack(names_.gate, experts.hidden_size, spec_.hidden_size),
-        .up = stack(names_.up, experts.hidden_size, spec_.hidden_size),
-        .down = stack(names_.down, spec_.hidden_size, experts.hidden_size),
-        .activation = spec_.activation};
+    const int width = spec_.hidden_size;
+    nn::Experts made{.router = make_router(path, experts),
+                     .num_experts = experts.num_experts,
+                     .scale_input = experts.scale_input,
+                     .up = stack(names_.up, experts.hidden_size, width),
+                     .down = stack(names_.down, width, experts.hidden_size),
+                     .activation = spec_.activation,
+                     .clamp = experts.clamp,
+                     .shared_kind = experts.shared_gate};
+    if (spec_.gated_mlp) {
+      made.gate = stack(names_.gate, experts.hidden_size, width);
+    }
     if (experts.shared_hidden_size > 0) {
-      made.shared =
-          make_mlp(path + "shared_expert.", experts.shared_hidden_size);
+      made.shared = make_mlp(path + experts.names.shared + ".",
+                             experts.shared_hidden_size);
+    }
+    if (made.shared_kind != nn::SharedGate::none) {
       made.shared_gate =
-          weights_.linear(path + "shared_expert_gate", 1, spec_.hidden_size);
+          weights_.linear(path + experts.names.shared_gate,
+                          made.shared_kind == nn::SharedGate::mix ? 2 : 1,
+                          width,
+                          experts.shared_gate_bias);
     }
     return made;
   }
@@ -199,30 +261,11 @@ Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index) {
 
 void for_each_linear(Layer& layer,
                      const std::function<void(kernels::Linear&)>& visit) {
-  auto visit_if = [&](std::optional<kernels::Linear>& linear) {
-    if (linear) visit(*linear);
+  auto visit_part = [&](auto& part) {
+    for (auto* each : part.linears()) visit(*each);
   };
-  auto visit_mlp = [&](nn::Mlp& mlp) {
-    visit_if(mlp.gate);
-    visit(mlp.up);
-    visit(mlp.down);
-  };
-  auto& attention = layer.attention;
-  for (auto* each : {&attention.q, &attention.k, &attention.v, &attention.o}) {
-    visit(*each);
-  }
-  visit_if(attention.gate);
-  if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
-    visit_mlp(*mlp);
-    return;
-  }
-  auto& experts = std::get<nn::Experts>(layer.mlp);
-  for (auto* each :
-       {&experts.router, &experts.gate, &experts.up, &experts.down}) {
-    visit(*each);
-  }
-  if (experts.shared) visit_mlp(*experts.shared);
-  visit_if(experts.shared_gate);
+  std::visit(visit_part, layer.attention);
+  std::visit(visit_part, layer.mlp);
 }
 
 }  // namespace mlxlm

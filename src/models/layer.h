@@ -8,6 +8,7 @@
 #include "models/arch_spec.h"
 #include "models/weight_binder.h"
 #include "nn/attention.h"
+#include "nn/latent_attention.h"
 #include "nn/mlp.h"
 
 namespace mlxlm {
@@ -15,7 +16,7 @@ namespace mlxlm {
 struct Layer {
   std::optional<kernels::Norm> attention_norm, attention_output_norm;
   std::optional<kernels::Norm> mlp_norm, mlp_output_norm;
-  nn::Attention attention;
+  std::variant<nn::Attention, nn::LatentAttention> attention;
   std::variant<nn::Mlp, nn::Experts> mlp;
 };
 

@@ -91,26 +91,33 @@ void WeightBinder::quantize(kernels::Linear& linear,
   }
 }
 
+kernels::Linear WeightBinder::plain_matrix(const std::string& path,
+                                           mx::Shape shape) {
+  kernels::Linear linear{.weight = mx::array(0.0f)};
+  auto quantization = checkpoint_.quantized.find(path);
+  if (quantization == checkpoint_.quantized.end()) {
+    linear.weight = take(path + ".weight", shape, Content::values);
+    return linear;
+  }
+  auto scales = checkpoint_.weights.find(path + ".scales");
+  const int num_groups =
+      scales == checkpoint_.weights.end() || scales->second.ndim() == 0
+          ? 0
+          : scales->second.shape(-1);
+  const int num_columns = shape.back();
+  quantize(linear,
+           path,
+           fit_to_columns(quantization->second, num_groups, num_columns),
+           std::move(shape));
+  return linear;
+}
+
 kernels::Linear WeightBinder::matrix(const std::string& path,
                                      AdapterTarget target,
                                      bool bias) {
   mx::Shape shape{target.rows, target.columns};
   if (target.experts > 0) shape.insert(shape.begin(), target.experts);
-  auto quantization = checkpoint_.quantized.find(path);
-  kernels::Linear linear{.weight = mx::array(0.0f)};
-  if (quantization != checkpoint_.quantized.end()) {
-    auto scales = checkpoint_.weights.find(path + ".scales");
-    const int num_groups =
-        scales == checkpoint_.weights.end() || scales->second.ndim() == 0
-            ? 0
-            : scales->second.shape(-1);
-    quantize(linear,
-             path,
-             fit_to_columns(quantization->second, num_groups, target.columns),
-             shape);
-  } else {
-    linear.weight = take(path + ".weight", shape, Content::values);
-  }
+  auto linear = plain_matrix(path, shape);
   if (bias) {
     shape.pop_back();
     linear.bias = tensor(path + ".bias", shape);
@@ -172,10 +179,19 @@ kernels::Linear WeightBinder::embedding(const std::string& path,
 kernels::Linear WeightBinder::expert_stack(const std::string& path,
                                            int num_experts,
                                            int num_outputs,
-                                           int num_inputs) {
+                                           int num_inputs,
+                                           bool bias) {
   return matrix(
       path,
-      {AdapterTarget::Kind::experts, num_outputs, num_inputs, num_experts});
+      {AdapterTarget::Kind::experts, num_outputs, num_inputs, num_experts},
+      bias);
+}
+
+kernels::Linear WeightBinder::matrix_stack(const std::string& path,
+                                           int num_matrices,
+                                           int num_outputs,
+                                           int num_inputs) {
+  return plain_matrix(path, {num_matrices, num_outputs, num_inputs});
 }
 
 kernels::Norm WeightBinder::norm(const std::string& path,

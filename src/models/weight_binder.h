@@ -35,9 +35,17 @@ class WeightBinder {
   // A table of embeddings, [num_rows, width].
   kernels::Linear embedding(const std::string& path, int num_rows, int width);
 
-  // A stack of linears, [num_experts, num_outputs, num_inputs].
+  // A stack of linears, [num_experts, num_outputs, num_inputs]; the bias is
+  // [num_experts, num_outputs].
   kernels::Linear expert_stack(const std::string& path,
                                int num_experts,
+                               int num_outputs,
+                               int num_inputs,
+                               bool bias = false);
+
+  // The same where no adapter can apply.
+  kernels::Linear matrix_stack(const std::string& path,
+                               int num_matrices,
                                int num_outputs,
                                int num_inputs);
 
@@ -67,6 +75,7 @@ class WeightBinder {
   kernels::Linear matrix(const std::string& path,
                          AdapterTarget target,
                          bool bias = false);
+  kernels::Linear plain_matrix(const std::string& path, mx::Shape shape);
   mx::array derive(mx::array value);
   mx::array norm_weight(const std::string& path,
                         const mx::Shape& shape,

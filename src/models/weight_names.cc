@@ -1,5 +1,6 @@
 #include "models/weight_names.h"
 
+#include <charconv>
 #include <optional>
 
 #include <mlx/mlx.h>
@@ -105,17 +106,38 @@ void rename_prefix(Checkpoint& checkpoint,
   apply_rules(checkpoint, {{WeightRule::Action::rename, from + "*", to + "*"}});
 }
 
+void drop_layers_from(Checkpoint& checkpoint,
+                      const std::string& layers,
+                      int num_layers) {
+  drop_weights(checkpoint, [&](std::string_view name) {
+    if (!name.starts_with(layers)) return false;
+    int layer = 0;
+    const auto* begin = name.data() + layers.size();
+    auto [end, error] =
+        std::from_chars(begin, name.data() + name.size(), layer);
+    return error == std::errc() && layer >= num_layers;
+  });
+}
+
+std::optional<mx::array> take_weight(Checkpoint& checkpoint,
+                                     const std::string& name) {
+  auto node = checkpoint.weights.extract(name);
+  if (node.empty()) return std::nullopt;
+  return node.mapped();
+}
+
 void stack_experts(Checkpoint& checkpoint,
-                   const std::string& block,
+                   const std::string& from,
+                   const std::string& to,
                    int num_experts,
                    const ExpertParts& parts) {
   auto& weights = checkpoint.weights;
   std::string faults;
   for (const auto& [old_part, new_part] : parts) {
     auto path_of = [&, part = old_part](int expert) {
-      return block + ".experts." + std::to_string(expert) + "." + part;
+      return from + std::to_string(expert) + "." + part;
     };
-    const auto new_path = block + ".switch_mlp." + new_part;
+    const auto new_path = to + new_part;
     for (const char* tensor : {".weight", ".scales", ".biases", ".bias"}) {
       auto first = weights.find(path_of(0) + tensor);
       if (first == weights.end()) continue;
@@ -146,7 +168,7 @@ void stack_experts(Checkpoint& checkpoint,
   }
   if (!faults.empty()) {
     throw Error(ErrorKind::weights,
-                checkpoint.source + ": the experts of " + block +
+                checkpoint.source + ": the experts " + from +
                     " don't form a stack of " + std::to_string(num_experts) +
                     ":" + faults);
   }

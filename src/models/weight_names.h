@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,13 +36,23 @@ void rename_prefix(Checkpoint& checkpoint,
 // The parts of an expert: its name in the checkpoint and in the stack.
 using ExpertParts = std::vector<std::pair<std::string, std::string>>;
 
-// "<block>.experts.<e>.<part>.<tensor>" of all experts become one tensor
-// "<block>.switch_mlp.<part>.<tensor>", [E, ...]. Nothing happens where there
-// is no expert 0. Throws Error{weights} that lists the experts missing or of
-// other shapes.
+// "<from><e>.<part>.<tensor>" of all experts become one tensor
+// "<to><part>.<tensor>", [E, ...]. Nothing happens where there is no expert 0.
+// Throws Error{weights} that lists the experts missing or of other shapes.
 void stack_experts(Checkpoint& checkpoint,
-                   const std::string& block,
+                   const std::string& from,
+                   const std::string& to,
                    int num_experts,
                    const ExpertParts& parts);
+
+// Forgets layers that the model hasn't: those for predicting several tokens at
+// once come after the last. `layers` is e.g. "model.layers.".
+void drop_layers_from(Checkpoint& checkpoint,
+                      const std::string& layers,
+                      int num_layers);
+
+// Takes the tensor if it is there.
+std::optional<mx::array> take_weight(Checkpoint& checkpoint,
+                                     const std::string& name);
 
 }  // namespace mlxlm

@@ -27,12 +27,6 @@ mx::array norm_each_head(const mx::array& x, const kernels::Norm& norm) {
   return mx::reshape(mx::multiply(y, mx::astype(weight, y.dtype())), x.shape());
 }
 
-// x [B, L, H * Dh] -> [B, L, H * Dh] of heads [B, H, L, Dh].
-mx::array in_token_order(const mx::array& heads) {
-  auto y = heads.shape(2) > 1 ? mx::transpose(heads, {0, 2, 1, 3}) : heads;
-  return mx::reshape(y, {heads.shape(0), heads.shape(2), -1});
-}
-
 // heads [B, H, L, Dh] with head a * (H / n) + b, a < n, at b * n + a.
 mx::array swap_head_axes(const mx::array& heads, int n) {
   const auto& s = heads.shape();
@@ -40,7 +34,26 @@ mx::array swap_head_axes(const mx::array& heads, int n) {
   return mx::reshape(mx::swapaxes(split, 1, 2), s);
 }
 
+// Of a pass without a cache: which tokens are in the same chunk, [L, L].
+mx::array same_chunk(int num_tokens, int chunk_tokens) {
+  auto chunks =
+      mx::floor_divide(mx::arange(num_tokens), mx::array(chunk_tokens));
+  return mx::equal(mx::expand_dims(chunks, 0), mx::expand_dims(chunks, 1));
+}
+
+mx::array gate_factors(const mx::array& x, GateFunction function) {
+  return function == GateFunction::sigmoid
+             ? mx::sigmoid(x)
+             : mx::logaddexp(x, mx::array(0.0f, x.dtype()));
+}
+
 }  // namespace
+
+std::vector<kernels::Linear*> Attention::linears() {
+  std::vector<kernels::Linear*> all{&q, &k, &v, &o};
+  if (gate) all.push_back(&*gate);
+  return all;
+}
 
 std::vector<mx::array> Attention::project(const mx::array& x,
                                           const kernels::Norm* norm,
@@ -58,16 +71,25 @@ std::vector<mx::array> Attention::project(const mx::array& x,
       {&v, num_kv_heads, pointer(v_norm), nullptr}};
   if (gate) projections.push_back({&*gate, num_heads, nullptr, nullptr});
 
-  if (each_head) {
+  if (each_head || clip > 0) {
     std::vector<const kernels::Linear*> linears;
     for (const auto& p : projections) linears.push_back(p.linear);
     auto made = table.norm_linear(x, norm, linears);
-    made[0] = norm_each_head(made[0], *q_norm);
-    made[1] = norm_each_head(made[1], *k_norm);
+    if (clip > 0) {
+      const mx::array limit(clip, x.dtype());
+      for (auto& y : made) y = mx::clip(y, mx::negative(limit), limit);
+    }
+    if (each_head) {
+      made[0] = norm_each_head(made[0], *q_norm);
+      made[1] = norm_each_head(made[1], *k_norm);
+    }
     for (std::size_t i = 0; i < made.size(); ++i) {
       const auto& p = projections[i];
-      made[i] = table.norm_rope(
-          made[i], p.num_heads, i < 2 ? nullptr : p.norm, p.rope, positions);
+      made[i] = table.norm_rope(made[i],
+                                p.num_heads,
+                                each_head && i < 2 ? nullptr : p.norm,
+                                p.rope,
+                                positions);
     }
     return made;
   }
@@ -94,11 +116,17 @@ mx::array Attention::attend(const mx::array& x,
   if (alternating_heads) {
     made[0] = swap_head_axes(made[0], num_heads / num_kv_heads);
   }
-  auto heads = cache != nullptr
-                   ? cache->attend(made[0], made[1], made[2], spec)
-                   : attend_without_cache(made[0], made[1], made[2], spec);
+  if (value_factor != 1.0f) {
+    made[2] = mx::multiply(made[2], mx::array(value_factor, x.dtype()));
+  }
+  auto heads = [&] {
+    if (cache != nullptr) return cache->attend(made[0], made[1], made[2], spec);
+    auto how = spec;
+    if (chunk_tokens > 0) how.visible = same_chunk(x.shape(1), chunk_tokens);
+    return attend_without_cache(made[0], made[1], made[2], how);
+  }();
   if (alternating_heads) heads = swap_head_axes(heads, num_kv_heads);
-  if (gate) heads = mx::multiply(heads, mx::sigmoid(made[3]));
+  if (gate) heads = mx::multiply(heads, gate_factors(made[3], gate_function));
   if (heads_norm) {
     const auto shape = heads.shape();
     auto rows = kernels::table().norm(in_token_order(heads), *heads_norm);
@@ -109,16 +137,9 @@ mx::array Attention::attend(const mx::array& x,
   return heads;
 }
 
-mx::array Attention::operator()(const mx::array& x,
-                                const kernels::Norm* norm,
-                                Cache* cache,
-                                const Residual& residual) const {
-  return kernels::table().linear_residual(
-      in_token_order(attend(x, norm, cache)),
-      o,
-      residual.post_norm,
-      residual.stream,
-      residual.scale);
+mx::array in_token_order(const mx::array& heads) {
+  auto y = heads.shape(2) > 1 ? mx::transpose(heads, {0, 2, 1, 3}) : heads;
+  return mx::reshape(y, {heads.shape(0), heads.shape(2), -1});
 }
 
 }  // namespace mlxlm::nn

@@ -21,6 +21,9 @@ struct Residual {
   float scale = 1.0f;
 };
 
+// What a gate's outputs go through before they multiply the heads' answers.
+enum class GateFunction { sigmoid, softplus };
+
 struct Attention {
   kernels::Linear q, k, v, o;
   // Of all numbers, of each head's, or (weight [H, Dh]) of each head's with
@@ -34,8 +37,12 @@ struct Attention {
   // Query head h reads key head h % num_kv_heads, not h / group.
   bool alternating_heads = false;
   QueryScale query_scale;
-  // Outputs, [H, D] or [H * Dv, D], whose sigmoid multiplies the answers.
+  // Outputs, [H, D] or [H * Dv, D], that multiply the answers.
   std::optional<kernels::Linear> gate;
+  GateFunction gate_function = GateFunction::sigmoid;
+  float clip = 0.0f;  // of the projections; 0: off
+  float value_factor = 1.0f;
+  int chunk_tokens = 0;  // > 0: only tokens of the same chunk are seen
   std::optional<kernels::Norm> heads_norm;  // over all answers, before o
   AttendSpec spec;
 
@@ -45,11 +52,7 @@ struct Attention {
                    const kernels::Norm* norm,
                    Cache* cache) const;
 
-  // The same with the output projection: [B, L, D].
-  mx::array operator()(const mx::array& x,
-                       const kernels::Norm* norm,
-                       Cache* cache,
-                       const Residual& residual) const;
+  std::vector<kernels::Linear*> linears();
 
  private:
   using Runs = std::vector<kernels::TokenRun>;
@@ -64,5 +67,9 @@ struct Attention {
            query_scale.depends_on_position();
   }
 };
+
+// The heads' answers [B, H, L, Dv] as rows for the output projection,
+// [B, L, H * Dv].
+mx::array in_token_order(const mx::array& heads);
 
 }  // namespace mlxlm::nn

@@ -83,6 +83,24 @@ std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
       });
 }
 
+mx::array stack_product(const mx::array& x,
+                        const kernels::Linear& stack,
+                        bool transposed) {
+  if (stack.quantized()) {
+    return mx::astype(mx::quantized_matmul(x,
+                                           stack.weight,
+                                           *stack.scales,
+                                           stack.zeros,
+                                           transposed,
+                                           stack.group_size,
+                                           stack.bits,
+                                           stack.mode),
+                      x.dtype());
+  }
+  auto weight = mx::astype(stack.weight, x.dtype());
+  return mx::matmul(x, transposed ? mx::swapaxes(weight, -1, -2) : weight);
+}
+
 mx::array dequantized_weight(const kernels::Linear& linear) {
   if (!linear.quantized()) return mx::astype(linear.weight, mx::float32);
   const bool affine = linear.zeros.has_value();

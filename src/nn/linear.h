@@ -21,6 +21,13 @@ std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
                                               int num_groups,
                                               std::span<const int> row_counts);
 
+// Matrix by matrix of a stack [H, N, K]: x [B, H, L, K] -> [B, H, L, N], or
+// with `transposed` off x [B, H, L, N] -> [B, H, L, K]. One head of x serves
+// all matrices.
+mx::array stack_product(const mx::array& x,
+                        const kernels::Linear& stack,
+                        bool transposed);
+
 // The weight [N, K] (or [E, N, K]) in float32.
 mx::array dequantized_weight(const kernels::Linear& linear);
 

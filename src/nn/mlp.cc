@@ -11,35 +11,76 @@ mx::array project(const mx::array& x, const kernels::Linear& linear) {
 
 }  // namespace
 
+std::vector<kernels::Linear*> Mlp::linears() {
+  std::vector<kernels::Linear*> all{&up, &down};
+  if (gate) all.push_back(&*gate);
+  return all;
+}
+
 mx::array Mlp::operator()(const mx::array& x,
                           const kernels::Norm* norm,
                           const Residual& residual) const {
   const auto& table = kernels::table();
-  auto hidden =
-      table.norm_gated_mlp(x, norm, gate ? &*gate : nullptr, up, activation);
+  auto hidden = [&] {
+    if (!clamp.active()) {
+      return table.norm_gated_mlp(
+          x, norm, gate ? &*gate : nullptr, up, activation);
+    }
+    const std::vector<const kernels::Linear*> both{&*gate, &up};
+    auto parts = table.norm_linear(x, norm, both);
+    return kernels::clamped_gate(parts[0], parts[1], activation, clamp);
+  }();
   if (hidden_norm) hidden = table.norm(hidden, *hidden_norm);
   return table.linear_residual(
       hidden, down, residual.post_norm, residual.stream, residual.scale);
 }
 
-Experts::Choice Experts::choose(const mx::array& x) const {
-  const std::vector<int> last{-1};
-  auto logits = project(x, router);
-  if (kind == Router::softmax_top_k) {
-    logits = mx::softmax(logits, last, /*precise=*/true);
+std::vector<kernels::Linear*> Experts::linears() {
+  std::vector<kernels::Linear*> all{&router.linear, &up, &down};
+  if (gate) all.push_back(&*gate);
+  if (shared_gate) all.push_back(&*shared_gate);
+  if (shared) {
+    for (auto* each : shared->linears()) all.push_back(each);
   }
-  auto order = mx::argpartition(mx::negative(logits), num_chosen - 1, -1);
-  auto stop = order.shape();
-  stop.back() = num_chosen;
-  auto indices = mx::slice(order, mx::Shape(stop.size(), 0), stop);
-  auto scores = mx::take_along_axis(logits, indices, -1);
-  if (kind == Router::top_k_softmax) {
-    scores = mx::softmax(scores, last, /*precise=*/true);
+  return all;
+}
+
+mx::array Experts::answer_of_chosen(const mx::array& x) const {
+  auto [indices, scores] = router(x);
+  auto input = x;
+  if (scale_input) {
+    input = mx::multiply(x, mx::astype(scores, x.dtype()));
+    scores = mx::ones_like(scores);
   }
-  if (normalize) {
-    scores = mx::divide(scores, mx::sum(scores, -1, /*keepdims=*/true));
+  const kernels::Experts experts{
+      gate ? &*gate : nullptr, &up, &down, activation, clamp};
+  auto run = [&](const mx::array& which, const mx::array& weights) {
+    return kernels::table().expert_mlp(input, experts, which, weights);
+  };
+  if (router.linear.weight.shape(0) == num_experts) return run(indices, scores);
+  auto none = mx::zeros_like(scores);
+  auto is_self =
+      mx::greater_equal(indices, mx::array(num_experts, indices.dtype()));
+  auto y = run(mx::where(is_self, mx::zeros_like(indices), indices),
+               mx::where(is_self, none, scores));
+  auto weight =
+      mx::sum(mx::where(is_self, scores, none), -1, /*keepdims=*/true);
+  return mx::add(y, mx::multiply(x, mx::astype(weight, x.dtype())));
+}
+
+mx::array Experts::with_shared(const mx::array& x,
+                               const mx::array& chosen) const {
+  if (!shared) return chosen;
+  auto extra = (*shared)(x, nullptr, {});
+  if (shared_kind == SharedGate::none) return mx::add(chosen, extra);
+  auto logits = project(x, *shared_gate);
+  if (shared_kind == SharedGate::sigmoid) {
+    return mx::add(chosen, mx::multiply(mx::sigmoid(logits), extra));
   }
-  return {indices, scores};
+  auto weights = mx::split(
+      mx::softmax(logits, std::vector<int>{-1}, /*precise=*/true), 2, -1);
+  return mx::add(mx::multiply(chosen, weights[0]),
+                 mx::multiply(extra, weights[1]));
 }
 
 mx::array Experts::operator()(const mx::array& x,
@@ -47,16 +88,7 @@ mx::array Experts::operator()(const mx::array& x,
                               const Residual& residual) const {
   const auto& table = kernels::table();
   auto input = norm != nullptr ? table.norm(x, *norm) : x;
-  auto [indices, scores] = choose(input);
-  auto y =
-      table.expert_mlp(input, {&gate, &up, &down, activation}, indices, scores);
-  if (shared) {
-    auto extra = (*shared)(input, nullptr, {});
-    if (shared_gate) {
-      extra = mx::multiply(mx::sigmoid(project(input, *shared_gate)), extra);
-    }
-    y = mx::add(y, extra);
-  }
+  auto y = with_shared(input, answer_of_chosen(input));
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);
   if (residual.scale != 1.0f) {
     y = mx::multiply(y, mx::array(residual.scale, y.dtype()));

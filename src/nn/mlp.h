@@ -2,9 +2,11 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "kernels/seam.h"
 #include "nn/attention.h"
+#include "nn/router.h"
 
 namespace mlxlm::nn {
 
@@ -14,10 +16,13 @@ struct Mlp {
   std::optional<kernels::Linear> gate;  // none: down(activation(up(x)))
   kernels::Linear up, down;
   kernels::Activation activation = kernels::Activation::silu;
+  kernels::GateClamp clamp;                  // only with a gate
   std::optional<kernels::Norm> hidden_norm;  // before down
 
   // Whether kernels::finish_layer computes all of it.
-  bool fusible() const { return !hidden_norm; }
+  bool fusible() const { return !hidden_norm && !clamp.active(); }
+
+  std::vector<kernels::Linear*> linears();
 
   // x [B, L, D] -> [B, L, D]; `norm` (may be null) comes first.
   mx::array operator()(const mx::array& x,
@@ -25,31 +30,35 @@ struct Mlp {
                        const Residual& residual) const;
 };
 
-enum class Router {
-  top_k_softmax,  // softmax over the chosen logits (Mixtral)
-  softmax_top_k,  // the chosen of the softmax over all (Qwen)
+// How the shared expert's answer joins the chosen ones'.
+enum class SharedGate {
+  none,     // added
+  sigmoid,  // times sigmoid(gate(x)) [B, L, 1]
+  mix,      // softmax(gate(x)) [B, L, 2] weighs the chosen ones' and its own
 };
 
 struct Experts {
-  kernels::Linear router;  // [E, D]
-  Router kind = Router::softmax_top_k;
-  int num_chosen = 1;
-  bool normalize = false;          // the chosen scores sum to 1
-  kernels::Linear gate, up, down;  // [E, ...]
+  Router router;
+  // Of the router's indices those from this one on stand for x itself.
+  int num_experts = 0;
+  bool scale_input = false;  // x times the score goes in, not the answer
+  std::optional<kernels::Linear> gate;  // [E, F, D], none as in Mlp
+  kernels::Linear up, down;             // [E, ...]
   kernels::Activation activation = kernels::Activation::silu;
-  std::optional<Mlp> shared;                   // works on every token
-  std::optional<kernels::Linear> shared_gate;  // [1, D], scales it
+  kernels::GateClamp clamp;
+  std::optional<Mlp> shared;  // works on every token
+  SharedGate shared_kind = SharedGate::none;
+  std::optional<kernels::Linear> shared_gate;  // [1 or 2, D]
+
+  std::vector<kernels::Linear*> linears();
 
   mx::array operator()(const mx::array& x,
                        const kernels::Norm* norm,
                        const Residual& residual) const;
 
  private:
-  struct Choice {
-    mx::array indices;  // [B, L, num_chosen]
-    mx::array scores;
-  };
-  Choice choose(const mx::array& x) const;
+  mx::array answer_of_chosen(const mx::array& x) const;
+  mx::array with_shared(const mx::array& x, const mx::array& chosen) const;
 };
 
 }  // namespace mlxlm::nn

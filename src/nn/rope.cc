@@ -92,8 +92,11 @@ Rope yarn(const RopeOptions& options, const ConfigReader& scaling) {
     return dims * std::log(old_context / (rotations * 2 * std::numbers::pi)) /
            (2 * std::log(options.base));
   };
-  const double low = std::max(std::floor(correction_dim("beta_fast", 32)), 0.0);
-  double high = std::min(std::ceil(correction_dim("beta_slow", 1)), dims - 1.0);
+  const bool whole = scaling.get_bool("truncate", true);
+  double low = correction_dim("beta_fast", 32);
+  double high = correction_dim("beta_slow", 1);
+  low = std::max(whole ? std::floor(low) : low, 0.0);
+  high = std::min(whole ? std::ceil(high) : high, dims - 1.0);
   if (high == low) high += 0.001;
 
   const double mscale =
@@ -175,7 +178,7 @@ Rope Rope::long_rope(const LongRopeOptions& options) {
       factor <= 1 ? 1.0
                   : std::sqrt(1 + std::log(factor) /
                                       std::log(options.original_max_positions));
-  return with_freqs(plain_options, freqs, scale);
+  return with_freqs(plain_options, freqs, options.input_scale.value_or(scale));
 }
 
 Rope reversed_rope(int dimensions, double base) {

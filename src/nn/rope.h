@@ -28,6 +28,7 @@ struct LongRopeOptions {
   // One per pair of dimensions, or one for all. The reference uses them for
   // short inputs too.
   std::vector<double> long_factors{1.0};
+  std::optional<double> input_scale;  // none: by the lengths
 };
 
 class Rope {

@@ -21,6 +21,8 @@ import time
 import types
 from pathlib import Path
 
+import expert_variants
+
 ROOT = Path(__file__).resolve().parents[2]
 
 LLAMA3 = {
@@ -210,7 +212,9 @@ VARIANTS = {
     "telechat3": [TIED | BIASES | ONE_KV_HEAD | {"head_dim": 24, "rope_scaling": YARN}],
 }
 
-HF_LAYOUT = ("mixtral", "qwen2_moe", "qwen3_moe")
+VARIANTS |= expert_variants.VARIANTS
+
+HF_LAYOUT = ("mixtral", "qwen2_moe", "qwen3_moe") + expert_variants.HF_LAYOUT
 
 EVERYWHERE = [("affine", 4, 32), ("affine", 8, 64)]
 # Further formats: bits, group sizes and modes are spread over the families.
@@ -243,11 +247,13 @@ HALF = [
 
 
 def changed(config, changes):
-    """The configuration with the changes; None removes a field."""
+    """The configuration with the changes; None removes a field, "null" nulls it."""
     config = dict(config)
     for key, value in changes.items():
         if value is None:
             config.pop(key, None)
+        elif value == "null":
+            config[key] = None
         elif isinstance(value, dict) and isinstance(config.get(key), dict) and key == "text_config":
             config[key] = changed(config[key], value)
         else:

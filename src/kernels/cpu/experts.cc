@@ -38,11 +38,23 @@ std::vector<std::vector<int>> choices_by_expert(const std::uint32_t* indices,
   return result;
 }
 
+void clamp_rows(const GateClamp& clamp,
+                float* gate,
+                float* up,
+                std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    gate[i] = std::min(gate[i], clamp.gate_max);
+    up[i] = std::clamp(up[i], -clamp.up_limit, clamp.up_limit);
+    up[i] += clamp.up_offset;
+  }
+}
+
 struct Layer {
   Weights gate;  // null: no gate
   Weights up;
   Weights down;
   GateFunction function;
+  GateClamp clamp;
 
   // x [num_rows, D] -> answer [num_rows, D], for one expert.
   void run(int expert, const float* x, int num_rows, float* answer) const {
@@ -57,6 +69,7 @@ struct Layer {
         {&first->matrix(expert), first->bias(expert), hidden},
         {&matrix, up->bias(expert), other}};
     project(x, num_rows, size, {products, gate ? 2u : 1u});
+    if (clamp.active()) clamp_rows(clamp, hidden, other, floats);
     isa_kernels().gate(hidden, other, static_cast<int>(floats), function);
     const Product product{&down->matrix(expert), down->bias(expert), answer};
     project(hidden, num_rows, width, {&product, 1});
@@ -118,7 +131,8 @@ mx::array expert_mlp(const mx::array& x,
   Layer layer{experts.gate != nullptr ? packed(*experts.gate) : nullptr,
               packed(*experts.up),
               packed(*experts.down),
-              gate_function(experts.activation)};
+              gate_function(experts.activation),
+              experts.clamp};
   return host_op(
       "cpu_expert_mlp",
       {{x.shape(), mx::float32}},

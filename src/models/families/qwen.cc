@@ -1,49 +1,25 @@
 // qwen, qwen2, qwen3, their mixtures of experts and text halves, and mixtral.
 #include "models/config_fields.h"
+#include "models/expert_fields.h"
 #include "models/family.h"
 #include "models/text_half.h"
-#include "models/weight_names.h"
 
 namespace mlxlm {
 namespace {
 
-const ExpertParts kQwenParts{{"gate_proj", "gate_proj"},
-                             {"up_proj", "up_proj"},
-                             {"down_proj", "down_proj"}};
-const ExpertParts kMixtralParts{
-    {"w1", "gate_proj"}, {"w3", "up_proj"}, {"w2", "down_proj"}};
-
-ExpertsSpec read_experts(const ConfigReader& config,
-                         const char* count_name,
-                         const char* size_name) {
-  ExpertsSpec experts;
-  experts.num_experts = config.require_int(count_name, 1, 1 << 14);
-  experts.num_chosen =
-      config.require_int("num_experts_per_tok", 1, experts.num_experts);
-  experts.hidden_size = config.require_int(size_name, 1, 1 << 20);
-  return experts;
-}
-
-// Joins the experts of every layer that has them.
-void stack_layers(Checkpoint& checkpoint,
-                  const ArchSpec& spec,
-                  const ExpertParts& parts) {
-  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    if (!spec.layers[i].experts) continue;
-    stack_experts(
-        checkpoint,
-        spec.prefix + "layers." + std::to_string(i) + "." + spec.names.mlp,
-        spec.experts->num_experts,
-        parts);
+// qwen3_moe whose experts are published as one tensor, inputs first.
+ArchSpec joined_qwen3_moe_spec(const ConfigReader& config,
+                               Checkpoint& checkpoint) {
+  auto spec = qwen3_moe_spec(config, checkpoint);
+  for (int i = 0; i < static_cast<int>(spec.layers.size()); ++i) {
+    const auto mlp = spec.layer_path(i) + "mlp.";
+    split_joined_experts(
+        checkpoint, mlp + "experts", mlp + "switch_mlp", {.swapped = true});
   }
-}
-
-void use_experts_everywhere(ArchSpec& spec) {
-  for (auto& layer : spec.layers) layer.experts = true;
+  return spec;
 }
 
 }  // namespace
-
 ArchSpec qwen2_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
@@ -114,35 +90,36 @@ ArchSpec qwen2_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.qkv_bias = true;
   spec.ropes = {
       read_rope(config, spec.head_size, 1e6, false, spec.context_tokens)};
-  spec.experts = read_experts(config, "num_experts", "moe_intermediate_size");
-  spec.experts->shared_hidden_size =
+  auto experts = read_experts(config);
+  experts.shared_hidden_size =
       config.require_int("shared_expert_intermediate_size", 1, 1 << 20);
-  use_experts_everywhere(spec);
-  stack_layers(checkpoint, spec, kQwenParts);
+  experts.shared_gate = nn::SharedGate::sigmoid;
+  experts.names.shared = "shared_expert";
+  experts.names.shared_gate = "shared_expert_gate";
+  use_experts(spec, experts);
+  stack_layers(checkpoint, spec);
   return spec;
 }
 
 ArchSpec qwen3_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   auto spec = qwen3_spec(config, checkpoint);
-  const int num_experts = config.require_int("num_experts", 0, 1 << 14);
-  const int step = config.require_int("decoder_sparse_step", 1);
-  const auto dense_layers = config.find_ints("mlp_only_layers");
-  if (!dense_layers) config.fail("mlp_only_layers", "a list of layers");
   const bool normalize = config.require_bool("norm_topk_prob");
-  if (num_experts > 0) {
-    spec.experts = read_experts(config, "num_experts", "moe_intermediate_size");
-    spec.experts->normalize = normalize;
-    for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-      spec.layers[i].experts = (i + 1) % step == 0;
-    }
+  if (config.require_int("num_experts", 0) > 0) {
+    auto experts = read_experts(config);
+    experts.router.normalize = normalize;
+    use_experts(spec, experts);
   }
-  for (int layer : *dense_layers) {
-    if (static_cast<std::size_t>(layer) < spec.layers.size()) {
-      spec.layers[layer].experts = false;
-    }
+  if (!config.has("mlp_only_layers")) {
+    config.fail("mlp_only_layers", "a list of layers");
   }
-  stack_layers(checkpoint, spec, kQwenParts);
+  keep_dense_layers(config, spec);
+  stack_layers(checkpoint, spec);
   return spec;
+}
+
+ArchSpec qwen3_vl_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  const auto& text = text_config_or_all(config);
+  return text_half_spec(text, checkpoint, joined_qwen3_moe_spec);
 }
 
 ArchSpec mixtral_spec(const ConfigReader& config, Checkpoint& checkpoint) {
@@ -163,13 +140,13 @@ ArchSpec mixtral_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.ropes = {
       read_rope(config, spec.head_size, 1e6, false, spec.context_tokens)};
   const int num_experts = config.get_int("num_local_experts", 8, 1, 1 << 14);
-  spec.experts = ExpertsSpec{
-      .num_experts = num_experts,
-      .num_chosen = config.get_int("num_experts_per_tok", 2, 1, num_experts),
-      .hidden_size = spec.intermediate_size,
-      .router = nn::Router::top_k_softmax};
-  use_experts_everywhere(spec);
-  stack_layers(checkpoint, spec, kMixtralParts);
+  ExpertsSpec experts{.num_experts = num_experts,
+                      .hidden_size = spec.intermediate_size};
+  experts.router.score = nn::RouterScore::chosen_softmax;
+  experts.router.num_chosen =
+      config.get_int("num_experts_per_tok", 2, 1, num_experts);
+  use_experts(spec, experts);
+  stack_layers(checkpoint, spec, kNumberedParts);
   return spec;
 }
 

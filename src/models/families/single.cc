@@ -13,7 +13,7 @@ ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
   spec.qkv_bias = spec.o_bias = config.require_bool("attention_bias");
-  spec.mlp_bias = config.require_bool("mlp_bias");
+  spec.mlp_bias = config.get_bool("mlp_bias", false);
   const double logits_scaling = config.require_float("logits_scaling");
   if (logits_scaling == 0) {
     config.fail("logits_scaling", "a number other than 0");

@@ -1,0 +1,214 @@
+// Experts with names and shapes of their own: bailing_moe, dbrx, phixtral.
+#include <mlx/mlx.h>
+
+#include "models/config_fields.h"
+#include "models/expert_fields.h"
+#include "models/family.h"
+
+namespace mlxlm {
+namespace {
+
+using Action = WeightRule::Action;
+
+// Columns of the head have length 1.
+void normalize_head(Checkpoint& checkpoint, const std::string& name) {
+  auto found = checkpoint.weights.find(name);
+  if (found == checkpoint.weights.end() || found->second.ndim() != 2) return;
+  auto& weight = found->second;
+  auto wide = mx::astype(weight, mx::float32);
+  auto length =
+      mx::add(mx::sqrt(mx::sum(mx::square(wide), 0, /*keepdims=*/true)),
+              mx::array(1e-7f));
+  weight = mx::astype(mx::divide(weight, length), weight.dtype());
+}
+
+// "experts.mlp.<part>" [E * F, D] of all experts as a stack; down [E, D, F].
+void split_dbrx_experts(Checkpoint& checkpoint,
+                        const std::string& block,
+                        int num_experts) {
+  for (const std::string part : {"w1", "v1", "w2"}) {
+    auto all = take_weight(checkpoint, block + "experts.mlp." + part);
+    if (!all) continue;
+    const auto name = block + "switch_mlp." + part + ".weight";
+    if (all->ndim() == 2 && all->shape(0) % num_experts == 0) {
+      all = mx::unflatten(*all, 0, {num_experts, -1});
+      if (part == "w2") all = mx::swapaxes(*all, -1, -2);
+    }
+    checkpoint.weights.insert_or_assign(name, *all);
+  }
+}
+
+}  // namespace
+
+ArchSpec bailing_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
+  spec.embedding_name = "word_embeddings";
+  spec.names.attention = "attention";
+  spec.names.qkv = "query_key_value";
+  spec.names.o = "dense";
+  spec.names.q_norm = "query_layernorm";
+  spec.names.k_norm = "key_layernorm";
+  spec.qkv_bias = config.get_bool("use_qkv_bias", false);
+  const bool bias = config.get_bool("use_bias", false);
+  spec.o_bias = spec.mlp_bias = bias;
+  require_false(config, "norm_softmax");
+  if (config.get_int("head_dim", spec.head_size) != spec.head_size) {
+    config.fail("head_dim", "hidden_size over num_attention_heads");
+  }
+  if (config.get_bool("use_qk_norm", false)) spec.qk_norm = QkNorm::per_head;
+  const double share = config.get_float("partial_rotary_factor", 1.0);
+  const int dimensions =
+      config.find_int("rotary_dim", 2, spec.head_size)
+          .value_or(rotated_dimensions(config, spec.head_size, share));
+  spec.ropes = {nn::make_rope(
+      {.dimensions = dimensions,
+       .base = read_rope_theta(config, 0),
+       .max_positions = config.require_int("max_position_embeddings", 1)},
+      find_rope_scaling(config))};
+  auto experts = read_experts(config);
+  experts.bias = bias;
+  if (config.get_bool("moe_router_enable_shared_expert", true)) {
+    experts.shared_hidden_size =
+        config.require_int("num_shared_experts", 0, 1 << 10) *
+        config.get_int("moe_shared_expert_intermediate_size",
+                       experts.hidden_size,
+                       1,
+                       1 << 20);
+  }
+  auto& router = experts.router;
+  accept_only(config, "score_function", {"softmax", "sigmoid"});
+  if (config.get_string("score_function", "") == "sigmoid") {
+    router.score = nn::RouterScore::sigmoid;
+  }
+  router.normalize =
+      config.require_bool("norm_topk_prob") && router.num_chosen > 1;
+  router.scale =
+      static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
+  read_groups(config, router, 1, 4);
+  experts.names.router = "gate.gate_proj";
+  if (config.get_bool("moe_router_enable_expert_bias", false)) {
+    experts.names.selection_bias = "gate.expert_bias";
+  }
+  use_experts(spec, experts, config.require_int("first_k_dense_replace", 0));
+  if (config.get_bool("norm_head", false)) {
+    normalize_head(checkpoint, "lm_head.weight");
+  }
+  stack_layers(checkpoint, spec);
+  apply_rules(
+      checkpoint,
+      {{Action::rename, "*.mlp.gate.weight", "*.mlp.gate.gate_proj.weight"},
+       {Action::rename, "*.mlp.gate.bias", "*.mlp.gate.gate_proj.bias"}});
+  return spec;
+}
+
+ArchSpec dbrx_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  const auto attention = config.require_object("attn_config");
+  const auto ffn = config.require_object("ffn_config");
+  auto spec = read_sizes(config,
+                         KvHeads::as_heads,
+                         HeadSize::from_width,
+                         {.eps_name = nullptr,
+                          .eps = 1e-5,
+                          .names = {.hidden_size = "d_model",
+                                    .num_layers = "n_layers",
+                                    .intermediate_size = nullptr,
+                                    .num_heads = "n_heads",
+                                    .num_kv_heads = nullptr,
+                                    .context_tokens = "max_seq_len"}});
+  spec.num_kv_heads = attention.require_int("kv_n_heads", 1, spec.num_heads);
+  if (spec.num_heads % spec.num_kv_heads != 0) {
+    attention.fail("kv_n_heads", "a divisor of n_heads");
+  }
+  spec.qkv_clip = static_cast<float>(attention.require_float("clip_qkv"));
+  spec.norm.kind = kernels::NormKind::layer;
+  spec.prefix = "transformer.";
+  spec.embedding_name = "wte";
+  spec.layers_name = "blocks";
+  spec.norm_name = "norm_f";
+  spec.names.attention = "norm_attn_norm.attn";
+  spec.names.attention_norm = "norm_attn_norm.norm_1";
+  spec.names.mlp_norm = "norm_attn_norm.norm_2";
+  spec.names.qkv = "Wqkv";
+  spec.names.o = "out_proj";
+  spec.names.mlp = "ffn";
+  spec.names.gate = "w1";
+  spec.names.up = "v1";
+  spec.names.down = "w2";
+  spec.ropes = {nn::make_rope({.dimensions = spec.head_size,
+                               .base = attention.require_float("rope_theta")},
+                              std::nullopt)};
+  auto experts = read_experts(ffn,
+                              {.count = "moe_num_experts",
+                               .chosen = "moe_top_k",
+                               .hidden_size = "ffn_hidden_size"});
+  experts.router.normalize = true;
+  experts.names.router = "router.layer";
+  use_experts(spec, experts);
+  for (int i = 0; i < static_cast<int>(spec.layers.size()); ++i) {
+    split_dbrx_experts(
+        checkpoint, spec.layer_path(i) + "ffn.", experts.num_experts);
+  }
+  stack_layers(checkpoint, spec, {{"w1", "w1"}, {"v1", "v1"}, {"w2", "w2"}});
+  return spec;
+}
+
+ArchSpec phixtral_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config,
+                         KvHeads::as_heads,
+                         HeadSize::from_width,
+                         {.hidden_size = 2560,
+                          .num_layers = 32,
+                          .num_heads = 32,
+                          .vocabulary_size = 51200,
+                          .eps_name = nullptr,
+                          .eps = 1e-5,
+                          .names = {.hidden_size = "model_dim",
+                                    .num_layers = "num_layers",
+                                    .intermediate_size = nullptr,
+                                    .num_heads = "num_heads",
+                                    .num_kv_heads = nullptr,
+                                    .vocabulary_size = "num_vocab",
+                                    .context_tokens = "n_positions"}});
+  spec.num_kv_heads = spec.num_heads;
+  use_layer_norm(spec);
+  spec.prefix = "";
+  spec.embedding_name = "transformer.embd.wte";
+  spec.layers_name = "transformer.h";
+  spec.norm_name = "lm_head.ln";
+  spec.head_name = "lm_head.linear";
+  spec.head_bias = spec.qkv_bias = spec.o_bias = true;
+  spec.parallel = true;
+  spec.gated_mlp = false;
+  spec.activation = kernels::Activation::gelu_tanh;
+  spec.names.attention = "mixer";
+  spec.names.attention_norm = "ln";
+  spec.names.qkv = "Wqkv";
+  spec.names.o = "out_proj";
+  spec.names.mlp = "moe";
+  spec.names.mlp_norm = "";
+  spec.names.up = "fc1";
+  spec.names.down = "fc2";
+  spec.ropes = {nn::make_rope(
+      {.dimensions = config.get_int("rotary_dim", 32, 2, spec.head_size)},
+      std::nullopt)};
+  ExpertsSpec experts;
+  experts.num_experts = config.get_int("num_local_experts", 4, 1, 1 << 14);
+  experts.hidden_size = 4 * spec.hidden_size;
+  experts.bias = true;
+  experts.router.score = nn::RouterScore::chosen_softmax;
+  experts.router.num_chosen =
+      config.get_int("num_experts_per_tok", 2, 1, experts.num_experts);
+  use_experts(spec, experts);
+  for (int i = 0; i < static_cast<int>(spec.layers.size()); ++i) {
+    const auto block = spec.layer_path(i) + "moe.";
+    stack_experts(checkpoint,
+                  block + "mlp.",
+                  block + "switch_mlp.",
+                  experts.num_experts,
+                  {{"fc1", "fc1"}, {"fc2", "fc2"}});
+  }
+  return spec;
+}
+
+}  // namespace mlxlm
