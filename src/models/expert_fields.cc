@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kMaxExperts = 1 << 14;
 constexpr int kMaxSize = 1 << 20;
+constexpr int kMaxShared = 1 << 10;
 
 // Null says none, where a default stands for a missing field only.
 std::optional<int> find_number(const ConfigReader& config,
@@ -33,12 +34,23 @@ ExpertsSpec read_experts(const ConfigReader& config,
 }
 
 void read_groups(const ConfigReader& config,
-                 nn::RouterSpec& router,
+                 ExpertsSpec& experts,
                  int num_groups,
                  int num_chosen_groups) {
+  auto& router = experts.router;
   router.num_groups = config.get_int("n_group", num_groups, 1, kMaxExperts);
   router.num_chosen_groups =
       config.get_int("topk_group", num_chosen_groups, 1, kMaxExperts);
+  if (router.num_groups == 1) return;
+  if (experts.num_experts % router.num_groups != 0 ||
+      experts.num_experts < 2 * router.num_groups) {
+    config.fail("n_group",
+                "a divisor of the " + std::to_string(experts.num_experts) +
+                    " experts, with at least two in each group");
+  }
+  if (router.num_chosen_groups > router.num_groups) {
+    config.fail("topk_group", "at most n_group");
+  }
 }
 
 std::optional<ExpertsSpec> read_routed_experts(const ConfigReader& config,
@@ -51,7 +63,7 @@ std::optional<ExpertsSpec> read_routed_experts(const ConfigReader& config,
   experts.hidden_size =
       config.get_int("moe_intermediate_size", fields.hidden_size, 1, kMaxSize);
   const int num_shared =
-      find_number(config, fields.shared_name, fields.num_shared, kMaxExperts)
+      find_number(config, fields.shared_name, fields.num_shared, kMaxShared)
           .value_or(0);
   experts.shared_hidden_size = num_shared * experts.hidden_size;
   experts.num_experts = count.value_or(0);
@@ -63,7 +75,7 @@ std::optional<ExpertsSpec> read_routed_experts(const ConfigReader& config,
       config.get_bool("norm_topk_prob", true) && router.num_chosen > 1;
   router.scale = static_cast<float>(
       config.get_float("routed_scaling_factor", fields.scale));
-  read_groups(config, router);
+  if (count) read_groups(config, experts);
   experts.names.selection_bias = "gate.e_score_correction_bias";
   return count ? std::optional(experts) : std::nullopt;
 }

@@ -19,9 +19,9 @@ struct ExpertFieldNames {
 ExpertsSpec read_experts(const ConfigReader& config,
                          const ExpertFieldNames& names = {});
 
-// n_group and topk_group.
+// n_group and topk_group; num_experts must be known.
 void read_groups(const ConfigReader& config,
-                 nn::RouterSpec& router,
+                 ExpertsSpec& experts,
                  int num_groups = 1,
                  int num_chosen_groups = 1);
 

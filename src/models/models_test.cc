@@ -204,14 +204,51 @@ const json kFieldsOfSome = {
     {"num_query_heads", {4, 4}},
     {"num_kv_heads", {2, 2}},
     {"ffn_multipliers", {1.0, 1.5}},
-    {"ffn_dim_divisor", 32}};
+    {"ffn_dim_divisor", 32},
+    // experts and latent attention
+    {"q_lora_rank", 32},
+    {"kv_lora_rank", 32},
+    {"qk_nope_head_dim", 16},
+    {"qk_rope_head_dim", 16},
+    {"v_head_dim", 16},
+    {"n_routed_experts", 4},
+    {"n_shared_experts", 1},
+    {"num_shared_experts", 1},
+    {"moe_num_experts", 4},
+    {"first_k_dense_replace", 1},
+    {"is_moe_layer", {false, true}},
+    {"use_qk_norm", true},
+    {"num_attention_groups", 2},
+    {"intermediate_size_mlp", 96},
+    {"attention_chunk_size", 8},
+    {"interleave_moe_layer_step", 1},
+    {"no_rope_layers", {1, 0}},
+    {"attn_config",
+     {{"kv_n_heads", 2}, {"clip_qkv", 8.0}, {"rope_theta", 1e4}}},
+    {"ffn_config",
+     {{"moe_num_experts", 4}, {"moe_top_k", 2}, {"ffn_hidden_size", 96}}},
+    {"hybrid_layer_pattern", {0, 1}},
+    {"moe_layer_freq", 1},
+    {"layernorm_epsilon", 1e-5},
+    {"swa_rope_theta", 1e4},
+    {"swa_num_attention_heads", 4},
+    {"swa_num_key_value_heads", 2},
+    {"swa_head_dim", 16},
+    {"swa_v_head_dim", 16},
+    {"sliding_window_size", 8},
+    {"add_swa_attention_sink_bias", true},
+    {"add_full_attention_sink_bias", false}};
 
 // Families that refuse what others need.
 const std::map<std::string, json, std::less<>> kFieldsOfFamilies = {
     {"gpt2", {{"num_key_value_heads", 4}}},
     {"gpt_bigcode", {{"num_key_value_heads", 1}}},
     {"gpt_neox", {{"num_key_value_heads", 4}}},
-    {"nemotron", {{"rope_scaling", nullptr}}}};
+    {"llama4", {{"num_experts_per_tok", 1}}},
+    {"mimo_v2_flash", {{"moe_layer_freq", {0, 1}}}},
+    {"nemotron", {{"rope_scaling", nullptr}}},
+    {"phi-msft", {{"num_heads", 4}}},
+    {"phixtral", {{"num_heads", 4}}}};
 
 // A configuration of each family that has all fields it needs.
 json complete_config(std::string_view model_type) {

@@ -75,11 +75,14 @@ void add_index(const ConfigReader& config, ArchSpec& spec, bool traditional) {
   if (latent.sizes.query_rank == 0) {
     config.fail("q_lora_rank", "a positive integer");
   }
-  latent.index = {.num_heads = config.get_int("index_n_heads", 64, 1, 1 << 14),
-                  .head_size = config.get_int(
-                      "index_head_dim", 128, latent.sizes.rotated, 1 << 14),
-                  .num_tokens = config.get_int("index_topk", 2048, 1),
-                  .rope = 1};
+  latent.index = {
+      .num_heads = config.get_int("index_n_heads", 64, 1, 1 << 14),
+      .head_size = config.get_int("index_head_dim", 128, 1, 1 << 14),
+      .num_tokens = config.get_int("index_topk", 2048, 1),
+      .rope = 1};
+  if (latent.index.head_size < latent.sizes.rotated) {
+    config.fail("index_head_dim", "at least qk_rope_head_dim");
+  }
   spec.ropes.push_back(
       read_latent_rope(config,
                        latent,
@@ -125,7 +128,7 @@ ArchSpec deepseek_v2_spec(const ConfigReader& config, Checkpoint& checkpoint) {
         static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
     const bool grouped =
         config.get_string("topk_method", "") == "group_limited_greedy";
-    if (grouped) read_groups(config, experts.router);
+    if (grouped) read_groups(config, experts);
     experts.router.group_score = nn::GroupScore::best;
     use_sparse_layers(config, spec, experts);
   }

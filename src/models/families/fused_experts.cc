@@ -85,7 +85,7 @@ ArchSpec bailing_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
       config.require_bool("norm_topk_prob") && router.num_chosen > 1;
   router.scale =
       static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
-  read_groups(config, router, 1, 4);
+  read_groups(config, experts, 1, 4);
   experts.names.router = "gate.gate_proj";
   if (config.get_bool("moe_router_enable_expert_bias", false)) {
     experts.names.selection_bias = "gate.expert_bias";

@@ -113,7 +113,7 @@ nn::Rope laguna_rope(const ConfigReader& config,
     theta = own->get_float("rope_theta", theta);
   }
   return nn::make_rope(
-      {.dimensions = static_cast<int>(head_size * share),
+      {.dimensions = rotated_dimensions(config, head_size, share),
        .base = theta,
        .max_positions = config.get_int("max_position_embeddings", 262144, 1)},
       own);
@@ -170,7 +170,7 @@ ArchSpec afmoe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   router.normalize =
       config.get_bool("route_norm", true) && router.num_chosen > 1;
   router.scale = static_cast<float>(config.get_float("route_scale", 2.826));
-  read_groups(config, router);
+  read_groups(config, experts);
   experts.names.router = "router.gate";
   experts.names.selection_bias = "expert_bias";
   experts.names.stack = "experts";
