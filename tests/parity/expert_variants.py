@@ -209,7 +209,7 @@ VARIANTS = {
         {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 24},
         {"norm_topk_prob": True, "rope_traditional": True, "rope_scaling": YARN},
     ],
-    "phi-msft": [],
+    "phi-msft": [{"num_local_experts": 3}],
     "phimoe": [
         {"rope_scaling": "null", "num_experts_per_tok": 3, "num_local_experts": 6},
         {"router_jitter_noise": 0.2, "num_key_value_heads": 1},

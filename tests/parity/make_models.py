@@ -396,7 +396,9 @@ def cases(family, config):
         yield f"variant{i}", changed(config, changes), {}
     if family in HF_LAYOUT:
         yield "hf", config, {"hf_layout": True}
-    for mode, bits, group in EVERYWHERE + QUANTIZED.get(family, []):
+    # 8 bits take the ways of 4: the dense families show it.
+    everywhere = EVERYWHERE[:1] if family in expert_variants.VARIANTS else EVERYWHERE
+    for mode, bits, group in everywhere + QUANTIZED.get(family, []):
         options = {"quantize": bits, "group_size": group, "mode": mode}
         yield f"{mode}_{bits}_{group}", config, options
     for name, dtype, bits in HALF:
