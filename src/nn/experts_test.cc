@@ -145,6 +145,7 @@ TEST(LatentAttention, WorksOnQuantizedLatents) {
   attention.sizes.rank = attention.sizes.rotated = 32;
   static const Rope rope = make_rope({.dimensions = 32}, std::nullopt);
   attention.rope = &rope;
+  attention.spec.scale = 0.01f;
   attention.q.weight = random({80, 32}, 1);
   attention.kv_down.weight = random({64, 32}, 2);
   attention.latent_norm.weight = mx::ones({32});
