@@ -213,9 +213,10 @@ ArchSpec mistral4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   auto experts = read_routed_experts(config);
   if (experts) {
     experts->router.score = nn::RouterScore::softmax;
+    experts->router.normalize = config.get_bool("norm_topk_prob", true);
     experts->names.selection_bias = "";
   }
-  use_sparse_layers(config, spec, experts);
+  use_experts(spec, experts, config.get_int("first_k_dense_replace", 0));
   for (int i = 0; i < static_cast<int>(spec.layers.size()); ++i) {
     const auto mlp = spec.layer_path(i) + "mlp.";
     split_joined_experts(checkpoint, mlp + "experts", mlp + "switch_mlp", {});
