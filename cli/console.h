@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 namespace mlxlm::cli {
 

@@ -9,7 +9,6 @@
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
-#include <mlxlm/log.h>
 
 #include "cli/arguments.h"
 #include "cli/command.h"

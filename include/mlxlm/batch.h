@@ -1,9 +1,10 @@
 // Many generations at once on one model.
 //
 //   mlxlm::BatchGenerator batch(model, tokenizer);
-//   for (const auto& prompt : prompts) {
-//     batch.insert({.prompt = tokenizer->encode(prompt, true)});
+//   for (std::string prompt : {"One", "Two", "Three"}) {
+//     batch.insert({.prompt = tokenizer->encode(prompt)});
 //   }
+//   std::map<mlxlm::RowId, std::string> answers;
 //   while (!batch.empty()) {
 //     for (const auto& [row, part, error] : batch.next()) {
 //       answers[row] += part.text;
@@ -49,8 +50,9 @@ struct BatchOptions {
   int max_waiting = 100000;  // more requests are refused
   // Prompt tokens of one pass: while others decode (what their next token waits
   // for at most), and when nobody does. Rows whose results depend on how their
-  // prompt is cut (max_kv_size, quantization of keys and values) are read in
-  // the chunks of their own prefill_step_tokens, as they would be alone.
+  // prompt is cut (max_kv_size, quantization of keys and values, dynamic ropes)
+  // are read in the chunks of their own prefill_step_tokens, as they would be
+  // alone.
   int interleaved_tokens = 512;
   int prefill_step_tokens = 2048;
   // Bytes for the caches of all rows; none: nine tenths of what is free.

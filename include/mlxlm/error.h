@@ -1,12 +1,18 @@
-// Errors: one exception type, a closed set of kinds.
+// What the library reports: errors, one exception type with a closed set of
+// kinds; and notes and progress, which aren't errors.
 //
 //   try {
 //     auto model = mlxlm::load("path/to/model");
 //   } catch (const mlxlm::Error& error) {
 //     std::cerr << name_of(error.kind()) << ": " << error.what() << '\n';
 //   }
+//   mlxlm::set_log_handler([](mlxlm::LogLevel, std::string_view text) {
+//     std::cerr << text << '\n';
+//   });
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -42,5 +48,24 @@ class Error : public std::runtime_error {
  private:
   ErrorKind kind_;
 };
+
+// Nothing is printed unless a handler is set. Handlers may be called from any
+// thread that calls the library, one call at a time.
+enum class LogLevel { info, warning };
+
+using LogHandler = std::function<void(LogLevel, std::string_view text)>;
+
+// Replaces the handler; an empty function silences the log.
+void set_log_handler(LogHandler handler);
+
+// One step of a long piece of work (a download, a conversion). `total` is 0
+// while unknown; done == total ends it. Units depend on `what`.
+struct Progress {
+  std::string_view what;  // e.g. "model.safetensors"
+  std::uint64_t done = 0;
+  std::uint64_t total = 0;
+};
+
+using ProgressHandler = std::function<void(const Progress&)>;
 
 }  // namespace mlxlm

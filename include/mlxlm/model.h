@@ -17,7 +17,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <mlxlm/cache.h>
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 namespace mlxlm {
 
@@ -75,6 +75,10 @@ class Model {
   virtual int vocabulary_size() const = 0;
   // The longest input the model was made for, 0 if the config doesn't say.
   virtual int context_tokens() const = 0;
+
+  // Whether what is computed depends on how the tokens are cut into passes
+  // (ropes whose speed depends on the length of the input).
+  virtual bool depends_on_chunks() const { return false; }
 
   // Every parameter with its name in the reference's layout.
   virtual std::vector<Parameter> parameters() const = 0;

@@ -5,7 +5,7 @@
 
 #include <mlx/mlx.h>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 #include "cache/prefix_test_support.h"
 #include "core/file.h"

@@ -6,7 +6,7 @@
 #include "cache/concatenate_cache.h"
 #include "cache/kv_cache.h"
 #include "cache/rotating_cache.h"
-#include "mlxlm/log.h"
+#include "mlxlm/error.h"
 
 namespace mlxlm {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 namespace mlxlm {
 

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 #include "cache/arrays_cache.h"
 #include "cache/cache_list.h"

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 #include "core/environment.h"
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include <mlxlm/log.h>
+#include <mlxlm/error.h>
 
 #include "load/hub.h"
 

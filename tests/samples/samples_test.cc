@@ -2,6 +2,7 @@
 // model "path/to/model" and write into the working folder.
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,10 +10,10 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
+#include <mlxlm/batch.h>
 #include <mlxlm/cache.h>
 #include <mlxlm/error.h>
 #include <mlxlm/generate.h>
-#include <mlxlm/log.h>
 #include <mlxlm/model.h>
 #include <mlxlm/sample.h>
 #include <mlxlm/session.h>
