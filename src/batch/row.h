@@ -30,7 +30,8 @@ struct Row {
         cache(&usable_cache({model}, request.options, own_cache)),
         first_offset(prompt_cache_offset(*cache)),
         sampling(request.options),
-        answer(*model, tokenizer, request.options, to_read.length) {}
+        answer(*model, tokenizer, request.options, to_read.length),
+        model_depends_on_chunks(model->depends_on_chunks()) {}
   Row(const Row&) = delete;
   Row& operator=(const Row&) = delete;
 
@@ -43,10 +44,11 @@ struct Row {
            num_given_before;
   }
   // Whether what the cache holds depends on how its tokens were cut into
-  // chunks: rotating caches that keep their first tokens, and quantization,
-  // which begins at the end of a chunk.
+  // chunks: rotating caches that keep their first tokens, quantization, which
+  // begins at the end of a chunk, and some models.
   bool depends_on_chunks() const {
-    return options().max_kv_size > 0 || kv_quantization(options());
+    return model_depends_on_chunks || options().max_kv_size > 0 ||
+           kv_quantization(options());
   }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {
@@ -63,6 +65,7 @@ struct Row {
   int first_offset;  // tokens that came with the cache
   Sampling sampling;
   Answer answer;
+  bool model_depends_on_chunks;
   bool begun = false;
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
   std::vector<int> given;        // tokens given out

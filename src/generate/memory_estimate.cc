@@ -30,9 +30,12 @@ std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
 
 CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
     : quantized_kv_start_(options.quantized_kv_start) {
-  // As many tokens as a cache makes room for at once.
+  // Caches make room for as many tokens as this at once, however few they get.
+  const int context = model.context_tokens();
+  const int count =
+      context > 0 ? std::min(context, kCacheStepTokens) : kCacheStepTokens;
   PromptCache cache = model.make_cache(options.max_kv_size);
-  model.forward(token_row(std::vector<int>(kCacheStepTokens, 0)), cache);
+  model.forward(token_row(std::vector<int>(count, 0)), cache);
   plain_ = layers_of(cache, options.prefill_step_tokens);
   if (auto quantization = kv_quantization(options)) {
     for (auto& layer : cache) {

@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 
@@ -257,6 +258,12 @@ PromptCache Decoder::make_cache(int max_kv_size) const {
     }
   }
   return cache;
+}
+
+bool Decoder::depends_on_chunks() const {
+  return std::ranges::any_of(spec_.ropes, [](const nn::Rope& rope) {
+    return rope.depends_on_length();
+  });
 }
 
 std::string Decoder::model_type() const {

@@ -37,6 +37,7 @@ class Decoder : public Model {
   int num_layers() const override;
   int vocabulary_size() const override { return spec_.vocabulary_size; }
   int context_tokens() const override { return spec_.context_tokens; }
+  bool depends_on_chunks() const override;
   std::vector<Parameter> parameters() const override { return parameters_; }
   std::vector<int> eos_token_ids() const override;
 
