@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <optional>
 #include <utility>
 
 #include <mlxlm/error.h>
@@ -99,7 +100,10 @@ ChatLoop::ChatLoop(ChatSetup setup, LineReader& reader)
 }
 
 void ChatLoop::run() {
+  // A Ctrl-C that comes just after an answer has ended is not for the program.
+  std::optional<InterruptibleAnswer> between_answers;
   if (reader_.interactive()) {
+    between_answers.emplace();
     print(setup_.model_name + "; /help lists the commands\n");
   }
   while (!left_) {

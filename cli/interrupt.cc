@@ -69,10 +69,13 @@ CancelOnInterrupt::CancelOnInterrupt(CancelToken& token) {
 
 CancelOnInterrupt::~CancelOnInterrupt() { reaction = kEnd; }
 
-InterruptibleAnswer::InterruptibleAnswer() { reaction = kNote; }
+InterruptibleAnswer::InterruptibleAnswer() : before_(reaction) {
+  interrupt_count = 0;
+  reaction = kNote;
+}
 
 InterruptibleAnswer::~InterruptibleAnswer() {
-  reaction = kEnd;
+  reaction = before_;
   interrupt_count = 0;
 }
 

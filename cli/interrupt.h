@@ -27,13 +27,17 @@ class CancelOnInterrupt {
 };
 
 // While it lives, the first Ctrl-C only makes interrupted() true, for an answer
-// that stops there; the second ends the program. Afterwards there was none.
+// that stops there; the second ends the program. Before and afterwards there
+// was none, and Ctrl-C does what it did: one may live within another.
 class InterruptibleAnswer {
  public:
   InterruptibleAnswer();
   ~InterruptibleAnswer();
   InterruptibleAnswer(const InterruptibleAnswer&) = delete;
   InterruptibleAnswer& operator=(const InterruptibleAnswer&) = delete;
+
+ private:
+  int before_;
 };
 
 }  // namespace mlxlm::cli

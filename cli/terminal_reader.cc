@@ -76,6 +76,7 @@ class TerminalReader : public LineReader {
     if (!text.empty()) {
       ::el_push(editor_, text.c_str());
     }
+    ::el_set(editor_, EL_PREP_TERM, 1);  // before the prompt invites to type
     int count = 0;
     const char* line = ::el_gets(editor_, &count);
     if (gave_up_) {

@@ -46,6 +46,12 @@ class CliTerminal : public CliTest {
     return chat({"-m", "-1", "--context", "64", "--full-context", "rotate"});
   }
 
+  // Ctrl-D, at the next prompt.
+  static void leave(Process& process) {
+    process.wait_for("\r\n> ");
+    process.type(kControlD);
+  }
+
   json saved_messages() const {
     auto metadata = load_prompt_cache(path("chat.safetensors")).second;
     return json::parse(metadata.at("mlxlm.session")).at("messages");
@@ -55,14 +61,13 @@ class CliTerminal : public CliTest {
 TEST_F(CliTerminal, AnswersAndLeavesWithControlD) {
   Process process(chat(), at_terminal());
   process.wait_for("/help lists the commands");
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type("Hello\n");
   process.wait_for("AAA\r\n[3 tokens, cut by the limit, ");
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type("/nonsense\n");
   process.wait_for("mlx-lm: error: unknown command /nonsense");
-  process.wait_for("> ");
-  process.type(kControlD);
+  leave(process);
   ProcessResult result = process.finish();
   EXPECT_EQ(result.exit_code, 0) << result.output;
 }
@@ -70,13 +75,13 @@ TEST_F(CliTerminal, AnswersAndLeavesWithControlD) {
 TEST_F(CliTerminal, ControlCStopsTheAnswerOnly) {
   Process process(endless(), at_terminal());
   for (int i = 0; i < 2; ++i) {
-    process.wait_for("> ");
+    process.wait_for("\r\n> ");
     process.type("Hello\n");
     process.wait_for("AAAAAAAAAA");
     process.type(kControlC);
     process.wait_for("tokens, stopped, ");
   }
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type("/save " + path("chat.safetensors") + "\n/exit\n");
   EXPECT_EQ(process.finish().exit_code, 0);
   // What there was of the answers is kept.
@@ -87,22 +92,22 @@ TEST_F(CliTerminal, ControlCStopsTheAnswerOnly) {
 
 TEST_F(CliTerminal, ControlCGivesALineUp) {
   Process process(chat(), at_terminal());
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type("not this");
   process.wait_for("this");
   process.type(kControlC);
-  process.wait_for("^C\r\n");
-  process.wait_for("> ");
+  process.wait_for("^C");
+  process.wait_for("\r\n> ");
   process.type("\"\"\"nor\n");
-  process.wait_for(". ");
+  process.wait_for("\r\n. ");
   process.type(kControlC);
-  process.wait_for("^C\r\n");
-  process.wait_for("> ");
+  process.wait_for("^C");
+  process.wait_for("\r\n> ");
   process.type("this\n");
   process.wait_for("AAA");
   process.type("/save " + path("chat.safetensors") + "\n");
   process.wait_for("saved 2 messages");
-  process.type(kControlD);
+  leave(process);
   EXPECT_EQ(process.finish().exit_code, 0);
   EXPECT_EQ(saved_messages()[0]["content"], "this");
 }
@@ -111,7 +116,7 @@ TEST_F(CliTerminal, LinesAreEditedAndRemembered) {
   std::string save = "/save " + path("chat.safetensors") + "\n";
   {
     Process process(chat(), at_terminal());
-    process.wait_for("> ");
+    process.wait_for("\r\n> ");
     // Ctrl-A, Ctrl-E and deleting know characters.
     process.type(
         "r\xC3\xBC\xC3\x9F\xE4\xBD\xA0\x7F\x01G\x05"
@@ -127,7 +132,7 @@ TEST_F(CliTerminal, LinesAreEditedAndRemembered) {
   }
   // The history of the chat before: /exit, /save, the message.
   Process process(chat(), at_terminal());
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type(std::string(kControlP) + kControlP + kControlP + "!\n");
   process.wait_for("AAA");
   process.type("/edit\n");
@@ -136,7 +141,7 @@ TEST_F(CliTerminal, LinesAreEditedAndRemembered) {
   process.wait_for("AAA");
   process.type(save);
   process.wait_for("saved 2 messages");
-  process.type(kControlD);
+  leave(process);
   EXPECT_EQ(process.finish().exit_code, 0);
   EXPECT_EQ(saved_messages()[0]["content"],
             "Gr\xC3\xBC\xC3\x9F"
@@ -145,10 +150,10 @@ TEST_F(CliTerminal, LinesAreEditedAndRemembered) {
 
 TEST_F(CliTerminal, TheHistoryCanBeLeftOut) {
   Process process(chat({"--no-history"}), at_terminal());
-  process.wait_for("> ");
+  process.wait_for("\r\n> ");
   process.type("secret\n");
   process.wait_for("AAA");
-  process.type(kControlD);
+  leave(process);
   EXPECT_EQ(process.finish().exit_code, 0);
   EXPECT_FALSE(std::filesystem::exists(path("cache/mlx-lm/chat_history")));
 }
