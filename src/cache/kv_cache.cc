@@ -70,13 +70,13 @@ CachePtr KVCache::to_quantized(const KvQuantization& quantization) const {
                                    offset_);
 }
 
-// Without spare room beyond a step's.
+// Without the room that mapped files are given.
 CacheState KVCache::state() const {
   rows_.share();
   const int kept = (std::max(offset_, 1) + kCacheStepTokens - 1) /
                    kCacheStepTokens * kCacheStepTokens;
-  return state_with(kept < rows_.count() ? rows_.slice(0, kept) : rows_,
-                    {offset_});
+  const bool roomy = rows_.count() - offset_ > kCacheStepTokens;
+  return state_with(roomy ? rows_.slice(0, kept) : rows_, {offset_});
 }
 
 void KVCache::set_state(const CacheState& state) {

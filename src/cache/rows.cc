@@ -125,13 +125,11 @@ Rows Rows::zeros(int count) const {
 }
 
 void Rows::reserve(const Rows& rows, int used) {
-  const int needed = used + rows.count();
-  if (!empty() && needed <= count()) {
+  if (!empty() && used + rows.count() <= count()) {
     return;
   }
-  const int capacity =
-      (needed + kCacheStepTokens - 1) / kCacheStepTokens * kCacheStepTokens;
-  Rows fresh = rows.zeros(capacity - used);
+  Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
+                          kCacheStepTokens * kCacheStepTokens);
   if (empty()) {
     *this = std::move(fresh);
   } else {

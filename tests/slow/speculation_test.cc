@@ -19,6 +19,9 @@ using nlohmann::json;
 
 constexpr int kTokens = 300;
 constexpr float kTie = 1e-4f;
+// Several rows at once are summed in another order than one: a number on the
+// edge between two codes of a quantized cache may fall to either side.
+constexpr float kQuantizedTie = 3e-2f;
 
 struct RealModel {
   const char* name;
@@ -55,7 +58,8 @@ class RealSpeculation : public ::testing::TestWithParam<RealModel> {
       ASSERT_TRUE(other);
       if (one->token != other->token) {
         auto two = mx::topk(one->logprobs, 2, -1);
-        ASSERT_LT(mx::subtract(mx::max(two), mx::min(two)).item<float>(), kTie)
+        ASSERT_LT(mx::subtract(mx::max(two), mx::min(two)).item<float>(),
+                  options.kv_bits ? kQuantizedTie : kTie)
             << "step " << count;
         return;
       }
