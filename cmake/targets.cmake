@@ -60,6 +60,8 @@ function(mlxlm_tests name)
   mlxlm_precompile(${name}_test mlxlm_test_headers)
   if("unit" IN_LIST ARG_LABELS)
     add_dependencies(unit_tests ${name}_test)
+  else()
+    add_dependencies(whole_tests ${name}_test)
   endif()
   gtest_discover_tests(${name}_test
     DISCOVERY_TIMEOUT 60
