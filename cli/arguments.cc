@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <set>
 
+#include <mlxlm/error.h>
+
 #include "cli/command.h"
 #include "core/nearest.h"
 
@@ -152,6 +154,22 @@ std::string with_option_name(const std::string& message,
     return message;
   }
   return "--" + name + message.substr(end);
+}
+
+void check_at_least(const std::string& option, int value, int least) {
+  if (value < least) {
+    throw Error(ErrorKind::argument,
+                option + " must be at least " + std::to_string(least) +
+                    ", but is " + std::to_string(value));
+  }
+}
+
+void check_max_tokens(int max_tokens) {
+  if (max_tokens == 0 || max_tokens < -1) {
+    throw Error(ErrorKind::argument,
+                "--max-tokens must be at least 1, or -1 for no limit, but is " +
+                    std::to_string(max_tokens));
+  }
 }
 
 std::vector<int> parse_token_ids(std::string_view text,

@@ -32,6 +32,10 @@ std::string describe_parse_error(const CLI::ParseError& fault);
 std::string with_option_name(const std::string& message,
                              const CLI::App& command);
 
+// Throw Error{argument} naming the option.
+void check_at_least(const std::string& option, int value, int least);
+void check_max_tokens(int max_tokens);
+
 // "1,2,3" or "[1, 2, 3]" as token ids. Throws UsageError naming `option`.
 std::vector<int> parse_token_ids(std::string_view text,
                                  std::string_view option);

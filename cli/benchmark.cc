@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstdio>
 #include <functional>
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,12 +13,14 @@
 #include <mlxlm/error.h>
 #include <mlxlm/generate.h>
 
+#include "cli/arguments.h"
 #include "cli/benchmark_batch.h"
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/generation_output.h"
 #include "cli/interrupt.h"
 #include "cli/model_options.h"
+#include "generate/rate.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -35,10 +36,6 @@ constexpr char kExamples[] = R"(Examples:
 
 One run warms up; the others are timed. The prompt is random and
 end-of-sequence tokens don't end a run.)";
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Trial {
   double prompt_tps = 0;
@@ -155,21 +152,13 @@ void Benchmark::add_to(CLI::App& command) {
 }
 
 void Benchmark::check() const {
-  auto at_least = [](const char* option, int value, int min) {
-    if (value < min) {
-      throw Error(ErrorKind::argument,
-                  std::string(option) + " must be at least " +
-                      std::to_string(min) + ", but is " +
-                      std::to_string(value));
-    }
-  };
-  at_least("--prompt-tokens", prompt_tokens_, 1);
-  at_least("--generation-tokens", generation_tokens_, 1);
-  at_least("--batch-size", batch_size_, 1);
-  at_least("--num-trials", num_trials_, 1);
-  at_least("--prefill-step-size", prefill_step_tokens_, 1);
-  at_least("--delay", delay_seconds_, 0);
-  at_least("--requests", requests_, 0);
+  check_at_least("--prompt-tokens", prompt_tokens_, 1);
+  check_at_least("--generation-tokens", generation_tokens_, 1);
+  check_at_least("--batch-size", batch_size_, 1);
+  check_at_least("--num-trials", num_trials_, 1);
+  check_at_least("--prefill-step-size", prefill_step_tokens_, 1);
+  check_at_least("--delay", delay_seconds_, 0);
+  check_at_least("--requests", requests_, 0);
   if (!(arrival_rate_ >= 0 && arrival_rate_ < 1e9)) {
     throw Error(ErrorKind::argument,
                 "--arrival-rate must be a number of requests per second, or 0");
@@ -336,9 +325,7 @@ void Benchmark::run() {
 }  // namespace
 
 Command add_benchmark(CLI::App& command) {
-  auto benchmark = std::make_shared<Benchmark>();
-  benchmark->add_to(command);
-  return [benchmark] { benchmark->run(); };
+  return command_of<Benchmark>(command);
 }
 
 }  // namespace mlxlm::cli

@@ -8,8 +8,10 @@
 
 #include <mlxlm/error.h>
 
+#include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "core/common_length.h"
 #include "core/json.h"
 
 namespace mlxlm::cli {
@@ -97,9 +99,7 @@ std::vector<int> SavedCache::rest_of(const std::vector<int>& prompt) {
   }
   // The last token is read in any case: it gives the next one.
   auto last = prompt.end() - 1;
-  int common = static_cast<int>(
-      std::mismatch(prompt.begin(), last, held.begin(), held.end()).first -
-      prompt.begin());
+  int common = common_length({prompt.begin(), last}, held);
   int reused = common;
   std::string reason;
   if (common < num_held &&
@@ -161,11 +161,7 @@ std::optional<SavedCache> CacheOptions::load_saved(
 
 void CacheOptions::apply_to(GenerateOptions& options) const {
   if (max_kv_size_) {
-    if (*max_kv_size_ < 1) {
-      throw Error(ErrorKind::argument,
-                  "--max-kv-size must be at least 1, but is " +
-                      std::to_string(*max_kv_size_));
-    }
+    check_at_least("--max-kv-size", *max_kv_size_, 1);
     options.max_kv_size = *max_kv_size_;
   }
   options.prefill_step_tokens = prefill_step_tokens_;

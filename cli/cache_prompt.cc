@@ -1,6 +1,5 @@
 // mlx-lm cache-prompt: main() of mlx_lm/cache_prompt.py.
 #include <cstdio>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -129,9 +128,7 @@ void CachePrompt::run() {
 }  // namespace
 
 Command add_cache_prompt(CLI::App& command) {
-  auto cache_prompt = std::make_shared<CachePrompt>();
-  cache_prompt->add_to(command);
-  return [cache_prompt] { cache_prompt->run(); };
+  return command_of<CachePrompt>(command);
 }
 
 }  // namespace mlxlm::cli

@@ -1,12 +1,12 @@
 // mlx-lm chat: main() of mlx_lm/chat.py, with a memory of what was said.
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 
 #include <mlxlm/error.h>
 #include <mlxlm/session.h>
 
+#include "cli/arguments.h"
 #include "cli/cache_options.h"
 #include "cli/chat_loop.h"
 #include "cli/command.h"
@@ -120,16 +120,8 @@ void Chat::check() const {
   if (pipeline_) {
     throw Error(ErrorKind::unsupported, "--pipeline isn't implemented yet");
   }
-  if (max_tokens_ == 0 || max_tokens_ < -1) {
-    throw Error(ErrorKind::argument,
-                "--max-tokens must be at least 1, or -1 for no limit, but is " +
-                    std::to_string(max_tokens_));
-  }
-  if (context_tokens_ < 0) {
-    throw Error(ErrorKind::argument,
-                "--context must be at least 0, but is " +
-                    std::to_string(context_tokens_));
-  }
+  check_max_tokens(max_tokens_);
+  check_at_least("--context", context_tokens_, 0);
   if (!full_context_.empty() && !kPolicies.contains(full_context_)) {
     throw UsageError("--full-context is stop, rotate or drop, not " +
                      full_context_);
@@ -199,10 +191,6 @@ void Chat::run() {
 
 }  // namespace
 
-Command add_chat(CLI::App& command) {
-  auto chat = std::make_shared<Chat>();
-  chat->add_to(command);
-  return [chat] { chat->run(); };
-}
+Command add_chat(CLI::App& command) { return command_of<Chat>(command); }
 
 }  // namespace mlxlm::cli

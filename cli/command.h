@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -19,6 +20,14 @@ Command add_cache_prompt(CLI::App& command);
 Command add_score(CLI::App& command);
 Command add_benchmark(CLI::App& command);
 Command add_info(CLI::App& command);
+
+// A command that is an object: its options, and what runs it.
+template <class T>
+Command command_of(CLI::App& command) {
+  auto object = std::make_shared<T>();
+  object->add_to(command);
+  return [object] { object->run(); };
+}
 
 // The command line can't be understood: exit code 2.
 class UsageError : public std::runtime_error {

@@ -1,7 +1,6 @@
 // mlx-lm generate: main() of mlx_lm/generate.py.
 #include <chrono>
 #include <cmath>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -140,19 +139,11 @@ void Generate::check() const {
     throw Error(ErrorKind::unsupported,
                 "--image isn't implemented yet: no model here takes images");
   }
-  if (max_tokens_ == 0 || max_tokens_ < -1) {
-    throw Error(ErrorKind::argument,
-                "--max-tokens must be at least 1, or -1 for no limit, but is " +
-                    std::to_string(max_tokens_));
-  }
+  check_max_tokens(max_tokens_);
   if (top_logprobs_ && !json_) {
     throw UsageError("--top-logprobs needs --json");
   }
-  if (top_logprobs_ && *top_logprobs_ < 0) {
-    throw Error(ErrorKind::argument,
-                "--top-logprobs must be at least 0, but is " +
-                    std::to_string(*top_logprobs_));
-  }
+  check_at_least("--top-logprobs", top_logprobs_.value_or(0), 0);
   // A year is as good as no deadline, and fits the clock.
   if (deadline_seconds_ &&
       !(*deadline_seconds_ > 0 && *deadline_seconds_ < 3.2e7)) {
@@ -264,9 +255,7 @@ void Generate::run() {
 }  // namespace
 
 Command add_generate(CLI::App& command) {
-  auto generate = std::make_shared<Generate>();
-  generate->add_to(command);
-  return [generate] { generate->run(); };
+  return command_of<Generate>(command);
 }
 
 }  // namespace mlxlm::cli

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/console.h"
+#include "core/json.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -219,9 +220,7 @@ class JsonOutput : public GenerationOutput {
 
 }  // namespace
 
-std::string json_line(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
+std::string json_line(const json& value) { return dumped(value) + "\n"; }
 
 std::unique_ptr<GenerationOutput> make_generation_output(
     const OutputOptions& options, TokenizerPtr tokenizer) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +11,7 @@
 #include <mlxlm/error.h>
 #include <mlxlm/generate.h>
 
+#include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/generation_output.h"
@@ -220,11 +220,7 @@ void Info::run() {
   if (!name_.empty() && !model_option_.empty()) {
     throw UsageError("the model is named twice: as an argument and by --model");
   }
-  if (context_option_->count() > 0 && context_ < 1) {
-    throw Error(
-        ErrorKind::argument,
-        "--context must be at least 1, but is " + std::to_string(context_));
-  }
+  if (context_option_->count() > 0) check_at_least("--context", context_, 1);
   ModelOptions options;
   options.model = name_.empty() ? model_option_ : name_;
   options.adapter_path = adapter_path_;
@@ -238,10 +234,6 @@ void Info::run() {
 
 }  // namespace
 
-Command add_info(CLI::App& command) {
-  auto info = std::make_shared<Info>();
-  info->add_to(command);
-  return [info] { info->run(); };
-}
+Command add_info(CLI::App& command) { return command_of<Info>(command); }
 
 }  // namespace mlxlm::cli

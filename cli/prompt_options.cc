@@ -20,11 +20,6 @@ using nlohmann::json;
 constexpr char kGroup[] = "Prompt";
 constexpr char kQuery[] = "<query>";
 
-// Invalid UTF-8 becomes U+FFFD, as the tokenizer would read it.
-std::string dumped(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
 }  // namespace
 
 void PromptOptions::add_to(CLI::App& command, bool for_cache) {

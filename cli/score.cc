@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +22,7 @@
 #include "cli/logits_file.h"
 #include "cli/model_options.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "generate/options.h"
 
 namespace mlxlm::cli {
@@ -91,9 +91,7 @@ json number(double value) {
 }
 
 // Control characters and quotes as JSON writes them.
-std::string quoted(const std::string& text) {
-  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
-}
+std::string quoted(const std::string& text) { return dumped(json(text)); }
 
 class Score {
  public:
@@ -167,11 +165,7 @@ void Score::check() const {
   GenerateOptions options;
   kv_.apply_to(options);
   kv_quantization(options);  // throws where there is no such format
-  if (chunk_tokens_ < 1) {
-    throw Error(ErrorKind::argument,
-                "--prefill-step-size must be at least 1, but is " +
-                    std::to_string(chunk_tokens_));
-  }
+  check_at_least("--prefill-step-size", chunk_tokens_, 1);
 }
 
 std::vector<int> Score::read_tokens(const Tokenizer* tokenizer) const {
@@ -303,10 +297,6 @@ void Score::run() {
 
 }  // namespace
 
-Command add_score(CLI::App& command) {
-  auto score = std::make_shared<Score>();
-  score->add_to(command);
-  return [score] { score->run(); };
-}
+Command add_score(CLI::App& command) { return command_of<Score>(command); }
 
 }  // namespace mlxlm::cli

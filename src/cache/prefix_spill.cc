@@ -8,6 +8,7 @@
 
 #include "cache/prefix_parts.h"
 #include "core/checksum.h"
+#include "core/common_length.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/sha256.h"
@@ -64,10 +65,6 @@ PrefixSpill::File described(const fs::path& path,
           .tokens = *origin->tokens,
           .cuttable = cuttable->second == "yes",
           .num_bytes = fs::file_size(path)};
-}
-
-int common_length(std::span<const int> a, std::span<const int> b) {
-  return static_cast<int>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
 void log_drop(const fs::path& path, const std::string& why) {

@@ -4,6 +4,8 @@
 
 #include <mlx/mlx.h>
 
+#include "core/common_length.h"
+
 namespace mlxlm {
 namespace {
 
@@ -12,11 +14,6 @@ constexpr std::size_t kRememberedEvictions = 32;
 
 std::size_t node_nbytes(std::size_t num_tokens) {
   return sizeof(PrefixNode) + num_tokens * sizeof(int);
-}
-
-int common_length(std::span<const int> a, std::span<const int> b) {
-  auto [at, _] = std::ranges::mismatch(a, b);
-  return static_cast<int>(at - a.begin());
 }
 
 }  // namespace

@@ -145,6 +145,10 @@ nlohmann::json read_json_file(const std::filesystem::path& path,
       read_file(path, limits.max_bytes), path.string(), limits, kind);
 }
 
+std::string dumped(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 std::string describe_json(const nlohmann::json& value) {
   if (value.is_object()) {
     return "an object";
@@ -156,10 +160,9 @@ std::string describe_json(const nlohmann::json& value) {
   if (value.is_string() &&
       value.get_ref<const std::string&>().size() > kLongest) {
     std::string start = value.get_ref<const std::string&>().substr(0, kLongest);
-    return json(start).dump(-1, ' ', false, json::error_handler_t::replace) +
-           "...";
+    return dumped(json(start)) + "...";
   }
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+  return dumped(value);
 }
 
 }  // namespace mlxlm

@@ -31,6 +31,9 @@ nlohmann::json read_json_file(const std::filesystem::path& path,
                               const JsonLimits& limits = {},
                               ErrorKind kind = ErrorKind::format);
 
+// As text; invalid UTF-8 becomes U+FFFD.
+std::string dumped(const nlohmann::json& value);
+
 // A value for messages: a number or text as it is (shortened), else "a list",
 // "an object", "null".
 std::string describe_json(const nlohmann::json& value);

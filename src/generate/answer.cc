@@ -4,20 +4,14 @@
 
 #include <mlx/mlx.h>
 
+#include "generate/rate.h"
+
 namespace mlxlm {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
 constexpr int kNoToken = -1;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double rate(int count, double seconds) {
-  return seconds > 0 ? count / seconds : 0;
-}
 
 std::vector<int> end_tokens(const Model& model,
                             const Tokenizer* tokenizer,

@@ -7,6 +7,7 @@
 
 #include "generate/generation_stream.h"
 #include "generate/interruption.h"
+#include "generate/rate.h"
 #include "generate/session_state.h"
 
 namespace mlxlm {
@@ -120,9 +121,8 @@ class AnswerStream : public GenerationStream::Impl {
   void take(GenerationResponse& part) {
     if (part.token >= 0) {
       if (drawn_.empty()) {
-        double seconds =
-            std::chrono::duration<double>(Clock::now() - start_).count();
-        prompt_tps_ = plan_.statistics.read_tokens() / std::max(seconds, 1e-9);
+        prompt_tps_ =
+            rate(plan_.statistics.read_tokens(), seconds_since(start_));
       }
       drawn_.push_back(part.token);
     }

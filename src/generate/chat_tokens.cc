@@ -5,6 +5,8 @@
 
 #include <mlxlm/error.h>
 
+#include "core/common_length.h"
+
 namespace mlxlm {
 namespace {
 
@@ -40,10 +42,6 @@ std::optional<std::size_t> matched_length(const ChatPiece& piece,
 }
 
 }  // namespace
-
-int common_length(const std::vector<int>& one, const std::vector<int>& other) {
-  return static_cast<int>(std::ranges::mismatch(one, other).in1 - one.begin());
-}
 
 ChatTokens::ChatTokens(std::vector<int> tokens, std::vector<ChatPiece> pieces)
     : held_(std::move(tokens)), pieces_(std::move(pieces)) {

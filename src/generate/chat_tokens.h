@@ -24,8 +24,6 @@ struct ChatPrompt {
   std::vector<ChatPiece> pieces;
 };
 
-int common_length(const std::vector<int>& one, const std::vector<int>& other);
-
 class ChatTokens {
  public:
   ChatTokens() = default;

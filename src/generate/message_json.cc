@@ -43,8 +43,4 @@ Message message_of(const json& value) {
   return message;
 }
 
-std::string dumped(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
 }  // namespace mlxlm

@@ -13,7 +13,4 @@ nlohmann::json json_of(const Message& message);
 // Back from json_of(); throws Error{format}.
 Message message_of(const nlohmann::json& value);
 
-// As text; invalid UTF-8 becomes U+FFFD.
-std::string dumped(const nlohmann::json& value);
-
 }  // namespace mlxlm

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "generate/drafter.h"
+#include "generate/prefill.h"
 #include "generate/suffix_automaton.h"
 
 namespace mlxlm {
@@ -30,8 +31,7 @@ class NgramDrafter : public Drafter {
     if (tokens.empty()) {
       return std::nullopt;
     }
-    return Draft{
-        mx::array(tokens.data(), {static_cast<int>(tokens.size())}, mx::int32)};
+    return Draft{token_array(tokens)};
   }
 
   void accept(const std::vector<int>& tokens, int) override { append(tokens); }

@@ -20,13 +20,6 @@ namespace {
   throw Error(ErrorKind::argument, message);
 }
 
-void check_at_least(const char* option, int value, int least) {
-  if (value < least) {
-    refuse(std::string(option) + " is " + std::to_string(value) +
-           "; it must be at least " + std::to_string(least));
-  }
-}
-
 void check_embeddings(const std::vector<int>& prompt,
                       const GenerateOptions& options) {
   const mx::array& embeddings = *options.input_embeddings;
@@ -87,6 +80,13 @@ void check_memory(Model& model,
 }
 
 }  // namespace
+
+void check_at_least(const char* option, int value, int least) {
+  if (value < least) {
+    refuse(std::string(option) + " is " + std::to_string(value) +
+           "; it must be at least " + std::to_string(least));
+  }
+}
 
 void check_options(const std::vector<int>& prompt,
                    const Model& model,

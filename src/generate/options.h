@@ -13,6 +13,9 @@ void check_options(const std::vector<int>& prompt,
                    const Model& model,
                    const GenerateOptions& options);
 
+// Throws Error{argument} naming the option.
+void check_at_least(const char* option, int value, int least);
+
 // Throws Error{argument} if max_tokens is 0: nothing could be given out.
 void check_max_tokens(const GenerateOptions& options);
 

@@ -9,9 +9,12 @@
 
 namespace mlxlm {
 
+mx::array token_array(const std::vector<int>& tokens) {
+  return mx::array(tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
+}
+
 mx::array token_row(const std::vector<int>& tokens) {
-  return mx::array(
-      tokens.data(), {1, static_cast<int>(tokens.size())}, mx::int32);
+  return mx::expand_dims(token_array(tokens), 0);
 }
 
 mx::array forward_part(Model& model,

@@ -9,7 +9,8 @@
 
 namespace mlxlm {
 
-// Tokens as a model takes them, [1, L].
+// Tokens as an array, int32 [L], and as a model takes them, [1, L].
+mx::array token_array(const std::vector<int>& tokens);
 mx::array token_row(const std::vector<int>& tokens);
 
 // The prompt that is still to be read.

@@ -35,7 +35,6 @@ class PrefixReuse {
 
  private:
   std::string key(bool quantized) const;
-  std::string key_of(const PromptCache& cache) const;
   void find();
   void report(int done_tokens, int total_tokens);
   bool is_checkpoint(int position) const;

@@ -13,10 +13,6 @@
 namespace mlxlm {
 namespace {
 
-mx::array flat(const std::vector<int>& tokens) {
-  return mx::array(tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
-}
-
 void see_all_stepwise(const PromptCache& cache, bool on) {
   for (const auto& layer : cache) {
     see_stepwise(*layer, on);
@@ -77,15 +73,15 @@ mx::array Reader::read_unread() {
   const auto chunk = static_cast<std::size_t>(options_.prefill_step_tokens);
   while (unread_.size() > chunk) {
     auto end = unread_.begin() + static_cast<std::ptrdiff_t>(chunk);
-    forward(flat({unread_.begin(), end}), 1);
+    forward(token_array({unread_.begin(), end}), 1);
     evaluate_prompt_cache(cache_);
     unread_.erase(unread_.begin(), end);
   }
-  return forward(flat(std::exchange(unread_, {})), 1);
+  return forward(token_array(std::exchange(unread_, {})), 1);
 }
 
 mx::array Reader::read_unread_and(const mx::array& drafts) {
-  auto unread = flat(std::exchange(unread_, {}));
+  auto unread = token_array(std::exchange(unread_, {}));
   return forward(mx::concatenate({unread, drafts}), drafts.shape(0) + 1);
 }
 

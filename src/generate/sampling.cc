@@ -2,6 +2,7 @@
 
 #include <mlx/mlx.h>
 
+#include "generate/prefill.h"
 #include "kernels/seam.h"
 #include "sample/known_samplers.h"
 
@@ -32,8 +33,7 @@ Sampling::Sampling(const GenerateOptions& options)
 
 void Sampling::add_history(const std::vector<int>& tokens) {
   if (!tokens.empty()) {
-    add_history(
-        mx::array(tokens.data(), {static_cast<int>(tokens.size())}, mx::int32));
+    add_history(token_array(tokens));
   }
 }
 

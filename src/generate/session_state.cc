@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cache/rotating_cache.h"
+#include "core/common_length.h"
+#include "core/json.h"
 #include "generate/message_json.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
@@ -41,12 +43,7 @@ Session::State::State(ModelPtr model,
     throw Error(ErrorKind::chat_template,
                 "the model has no chat template, so it can't take messages");
   }
-  if (this->options.context_tokens < 0) {
-    throw Error(ErrorKind::argument,
-                "context_tokens is " +
-                    std::to_string(this->options.context_tokens) +
-                    "; it must be at least 0");
-  }
+  check_at_least("context_tokens", this->options.context_tokens, 0);
   GenerateOptions& generate = this->options.generate;
   if (this->options.when_full == FullContext::rotate &&
       generate.max_kv_size == 0) {

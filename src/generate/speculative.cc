@@ -20,6 +20,7 @@
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
+#include "generate/rate.h"
 #include "generate/reader.h"
 #include "generate/sampling.h"
 #include "generate/under_way.h"
@@ -31,10 +32,6 @@ using Clock = std::chrono::steady_clock;
 
 // A model that must read kept tokens again may not pile them up.
 constexpr std::size_t kMaxUnread = 8;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::vector<int> values_of(const mx::array& tokens) {
   return {tokens.data<int>(), tokens.data<int>() + tokens.size()};
@@ -333,12 +330,7 @@ std::unique_ptr<TokenGenerator> speculative_generate_step(
                 "a draft model can't read input embeddings; --draft ngram "
                 "works with them");
   }
-  if (options.num_draft_tokens && *options.num_draft_tokens < 1) {
-    throw Error(ErrorKind::argument,
-                "num_draft_tokens is " +
-                    std::to_string(*options.num_draft_tokens) +
-                    "; it must be at least 1");
-  }
+  check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
   return std::make_unique<SpeculativeGenerator>(
       Prompt{prompt, options.input_embeddings, prompt_length(prompt, options)},
       std::move(model),

@@ -9,6 +9,7 @@
 
 #include "core/checked.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "load/config.h"
 #include "load/foreign.h"
 #include "load/memory.h"
@@ -49,13 +50,10 @@ namespace fs = std::filesystem;
 void refuse_unsupported(const nlohmann::json& config) {
   ConfigReader reader(config);
   if (auto file = reader.find("model_file")) {
-    throw Error(
-        ErrorKind::unsupported,
-        "the model brings its own Python code (config.json: "
-        "model_file is " +
-            file->dump(
-                -1, ' ', false, nlohmann::json::error_handler_t::replace) +
-            "), which can't run here");
+    throw Error(ErrorKind::unsupported,
+                "the model brings its own Python code (config.json: "
+                "model_file is " +
+                    dumped(*file) + "), which can't run here");
   }
   if (reader.get_bool("quantize_activations", false)) {
     throw Error(ErrorKind::unsupported,

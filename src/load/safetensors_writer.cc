@@ -13,6 +13,8 @@
 
 #include <mlxlm/error.h>
 
+#include "core/json.h"
+
 namespace mlxlm {
 namespace {
 
@@ -132,8 +134,7 @@ void write_safetensors(const std::filesystem::path& path,
          std::vector<int>(tensor.shape().begin(), tensor.shape().end())},
         {"data_offsets", {begin, end}}};
   }
-  std::string text =
-      header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string text = dumped(header);
   std::uint64_t size = text.size() + sizeof(std::uint64_t);
   size = (size + kPage - 1) / kPage * kPage - sizeof(size);
   text.resize(size, ' ');

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/json.h"
 #include "text/utf8.h"
 
 namespace mlxlm {
@@ -27,8 +28,7 @@ TokenizerBackend::TokenizerBackend(const mlxlm_rust_vocabulary& vocabulary,
 }
 
 void TokenizerBackend::add_tokens(const nlohmann::json& tokens) {
-  std::string text =
-      tokens.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string text = dumped(tokens);
   check_rust(mlxlm_rust_tokenizer_add_tokens(handle_.get(), rust_view(text)),
              ErrorKind::tokenizer,
              source_ + ": tokens to add");

@@ -8,6 +8,7 @@
 
 #include <mlxlm/tokenizer.h>
 
+#include "core/json.h"
 #include "load/resolve.h"
 #include "text/chat_template.h"
 #include "text/detokenizers.h"
@@ -144,10 +145,7 @@ class FileTokenizer : public Tokenizer {
     json variables(special_tokens_);
     variables["enable_thinking"] = has_thinking();
     return templates_->render(
-        messages_json,
-        options,
-        variables.dump(-1, ' ', false, json::error_handler_t::replace),
-        local_time_now());
+        messages_json, options, dumped(variables), local_time_now());
   }
 
   bool has_thinking() const override { return !markers_.think_start.empty(); }

@@ -9,6 +9,8 @@
 
 #include <mlxlm/generate.h>
 
+#include "tests/support/margin.h"
+
 namespace mlxlm {
 namespace {
 
@@ -41,12 +43,6 @@ Decoded decoded(std::unique_ptr<TokenGenerator> generator, bool with_logprobs) {
     result.accepted = speculation->accepted_tokens;
   }
   return result;
-}
-
-// The log-probability of the best token minus that of the next.
-float margin_of(const mx::array& logprobs) {
-  auto best = mx::topk(logprobs, 2, -1);
-  return mx::subtract(mx::max(best), mx::min(best)).item<float>();
 }
 
 class SpeculationEquality
