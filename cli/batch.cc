@@ -3,7 +3,6 @@
 #include <fstream>
 #include <iostream>
 #include <map>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -15,6 +14,7 @@
 #include <mlxlm/error.h>
 
 #include "cli/answers_file.h"
+#include "cli/arguments.h"
 #include "cli/batch_request.h"
 #include "cli/cache_options.h"
 #include "cli/command.h"
@@ -127,11 +127,7 @@ void Batch::add_to(CLI::App& command) {
 }
 
 void Batch::check() const {
-  if (max_tokens_ == 0 || max_tokens_ < -1) {
-    throw Error(ErrorKind::argument,
-                "--max-tokens must be at least 1, or -1 for no limit, but is " +
-                    std::to_string(max_tokens_));
-  }
+  check_max_tokens(max_tokens_);
   if (input_ != "-" && input_ == output_) {
     throw UsageError("--input and --output are the same file");
   }
@@ -257,10 +253,6 @@ void Batch::run() {
 
 }  // namespace
 
-Command add_batch(CLI::App& command) {
-  auto batch = std::make_shared<Batch>();
-  batch->add_to(command);
-  return [batch] { batch->run(); };
-}
+Command add_batch(CLI::App& command) { return command_of<Batch>(command); }
 
 }  // namespace mlxlm::cli

@@ -172,9 +172,7 @@ std::vector<int> RequestReader::prompt_of(const json& fields) const {
   ChatTemplateOptions options;
   options.add_generation_prompt = true;
   return tokenizer_->encode(
-      tokenizer_->apply_chat_template(
-          messages.dump(-1, ' ', false, json::error_handler_t::replace),
-          options),
+      tokenizer_->apply_chat_template(dumped(messages), options),
       /*add_special_tokens=*/false);
 }
 
@@ -199,11 +197,11 @@ BatchRequest RequestReader::read(const json& line) const {
   fields.read("top_k", sampler.top_k);
   fields.read("xtc_probability", sampler.xtc_probability);
   fields.read("xtc_threshold", sampler.xtc_threshold);
-  // The most probable token is drawn for all rows together.
-  if (sampler.temperature > 0) options.sampler = make_sampler(sampler);
+  options.sampler = make_sampler(sampler);
   if (const json* seed = fields.find("seed")) {
     if (!seed->is_number_unsigned()) fail("seed", "a whole number", *seed);
-    if (options.sampler) {
+    // Without random numbers a seed has no meaning.
+    if (sampler.temperature > 0) {
       options.sampler = with_seed(options.sampler, seed->get<std::uint64_t>());
     }
   }

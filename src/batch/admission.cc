@@ -23,6 +23,12 @@ std::int64_t most_tokens(const Row& row) {
          std::max(row.options().max_tokens, 0);
 }
 
+std::uint64_t bytes_of(const Row& row, std::int64_t num_tokens) {
+  // Caches make room for so many at once.
+  const std::int64_t steps = num_tokens / kCacheStepTokens + 1;
+  return row.estimate->bytes(steps * kCacheStepTokens);
+}
+
 // How many rows of each tenant run.
 std::map<std::string, int> rows_by_tenant(
     const std::vector<std::unique_ptr<Row>>& running) {
@@ -38,29 +44,28 @@ Admission::Admission(ModelPtr model, const BatchOptions& options)
       budget_bytes_(budget_of(options)),
       max_waiting_(static_cast<std::size_t>(options.max_waiting)) {}
 
-std::uint64_t Admission::bytes_of(const Row& row, std::int64_t num_tokens) {
-  const auto quantization = kv_quantization(row.options());
-  const Storage storage{row.options().max_kv_size,
+const CacheEstimate& Admission::estimate_of(const GenerateOptions& options) {
+  const auto quantization = kv_quantization(options);
+  const Storage storage{options.max_kv_size,
+                        options.prefill_step_tokens,
                         quantization ? quantization->key_bits : 0,
                         quantization ? quantization->value_bits : 0,
                         quantization ? quantization->group_size : 0,
-                        quantization ? row.options().quantized_kv_start : 0};
+                        quantization ? options.quantized_kv_start : 0};
   auto found = estimates_.find(storage);
   if (found == estimates_.end()) {
-    found = estimates_.emplace(storage, CacheEstimate(*model_, row.options()))
-                .first;
+    found = estimates_.emplace(storage, CacheEstimate(*model_, options)).first;
   }
-  // Caches make room for so many at once.
-  const std::int64_t steps = num_tokens / kCacheStepTokens + 1;
-  return found->second.bytes(steps * kCacheStepTokens);
+  return found->second;
 }
 
-void Admission::check(const Row& row) {
+void Admission::check(Row& row) {
   if (waiting_.size() >= max_waiting_) {
     throw Error(ErrorKind::argument,
                 "there are " + std::to_string(waiting_.size()) +
                     " requests waiting, which is the limit (max_waiting)");
   }
+  row.estimate = &estimate_of(row.options());
   const std::int64_t total = most_tokens(row);
   const std::uint64_t bytes = bytes_of(row, total);
   if (bytes > budget_bytes_) {

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "batch/row.h"
-#include "generate/memory_estimate.h"
 
 namespace mlxlm {
 
@@ -20,9 +19,9 @@ class Admission {
  public:
   Admission(ModelPtr model, const BatchOptions& options);
 
-  // Throws Error{memory} if the row could never run, Error{argument} if too
-  // many wait.
-  void check(const Row& row);
+  // Gives the row its estimate. Throws Error{memory} if it could never run,
+  // Error{argument} if too many wait.
+  void check(Row& row);
 
   void queue(std::unique_ptr<Row> row) { waiting_.push_back(std::move(row)); }
   // In front of those of its priority.
@@ -40,14 +39,14 @@ class Admission {
   const std::deque<std::unique_ptr<Row>>& waiting() const { return waiting_; }
 
  private:
-  std::uint64_t bytes_of(const Row& row, std::int64_t num_tokens);
+  const CacheEstimate& estimate_of(const GenerateOptions& options);
 
   ModelPtr model_;
   std::uint64_t budget_bytes_;
   std::size_t max_waiting_;
   std::deque<std::unique_ptr<Row>> waiting_;
-  // By max_kv_size, bits of keys and values, group size and start.
-  using Storage = std::tuple<int, int, int, int, int>;
+  // By max_kv_size, chunks, bits of keys and values, group size and start.
+  using Storage = std::tuple<int, int, int, int, int, int>;
   std::map<Storage, CacheEstimate> estimates_;
 };
 

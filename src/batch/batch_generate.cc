@@ -6,12 +6,10 @@
 
 #include <mlxlm/batch.h>
 
+#include "generate/rate.h"
+
 namespace mlxlm {
 namespace {
-
-double rate(std::uint64_t count, double seconds) {
-  return seconds > 0 ? static_cast<double>(count) / seconds : 0;
-}
 
 float logprob_of(const GenerationResponse& part) {
   return mx::take(*part.logprobs, part.token).item<float>();
@@ -33,11 +31,11 @@ void check_options_for_all(const std::vector<BatchRequest>& requests) {
 }  // namespace
 
 double BatchStats::prompt_tps() const {
-  return rate(prompt_tokens, prompt_seconds);
+  return rate(static_cast<double>(prompt_tokens), prompt_seconds);
 }
 
 double BatchStats::generation_tps() const {
-  return rate(generation_tokens, generation_seconds);
+  return rate(static_cast<double>(generation_tokens), generation_seconds);
 }
 
 BatchStats BatchStats::operator-(const BatchStats& before) const {

@@ -19,20 +19,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Rows = std::vector<std::unique_ptr<Row>>;
 
-void check_positive(const char* option, int value) {
-  if (value < 1) {
-    throw Error(ErrorKind::argument,
-                std::string(option) + " is " + std::to_string(value) +
-                    "; it must be at least 1");
-  }
-}
-
 void check_request(const BatchRequest& request, const Model& model) {
   check_options(request.prompt, model, request.options);
-  if (request.options.max_tokens == 0) {
-    throw Error(ErrorKind::argument,
-                "max_tokens is 0; it must be positive, or -1 for no limit");
-  }
+  check_max_tokens(request.options);
   if (request.options.draft_model || request.options.draft != DraftKind::none) {
     throw Error(ErrorKind::unsupported,
                 "drafts can't be used in a batch; leave draft and draft_model "
@@ -57,11 +46,11 @@ class BatchGenerator::Impl {
         tokenizer_(std::move(tokenizer)),
         options_(options),
         admission_(model_, options) {
-    check_positive("max_rows", options.max_rows);
-    check_positive("max_prompt_rows", options.max_prompt_rows);
-    check_positive("max_waiting", options.max_waiting);
-    check_positive("interleaved_tokens", options.interleaved_tokens);
-    check_positive("prefill_step_tokens", options.prefill_step_tokens);
+    check_at_least("max_rows", options.max_rows, 1);
+    check_at_least("max_prompt_rows", options.max_prompt_rows, 1);
+    check_at_least("max_waiting", options.max_waiting, 1);
+    check_at_least("interleaved_tokens", options.interleaved_tokens, 1);
+    check_at_least("prefill_step_tokens", options.prefill_step_tokens, 1);
   }
 
   RowId insert(BatchRequest request) {

@@ -14,6 +14,7 @@
 #include <mlxlm/batch.h>
 
 #include "core/log.h"
+#include "generate/options.h"
 
 namespace mlxlm {
 
@@ -142,14 +143,16 @@ struct Queued {
 class Engine::Impl {
  public:
   Impl(ModelPtr model, TokenizerPtr tokenizer, const EngineOptions& options)
-      : options_(options),
-        model_(std::move(model)),
-        tokenizer_(std::move(tokenizer)) {
-    if (options.max_queued < 1) {
-      throw Error(ErrorKind::argument, "max_queued must be at least 1");
-    }
-    BatchGenerator(model_, tokenizer_, options_.batch);  // checks the options
-    thread_ = std::thread([this] { run(); });
+      : options_(options) {
+    check_at_least("max_queued", options.max_queued, 1);
+    // Made here, so that its options are refused here; the thread's from then
+    // on, and gone with it.
+    thread_ = std::thread(
+        [this,
+         batch = BatchGenerator(
+             std::move(model), std::move(tokenizer), options.batch)]() mutable {
+          run(batch);
+        });
   }
 
   ~Impl() {
@@ -192,8 +195,7 @@ class Engine::Impl {
   std::size_t num_rows() const { return num_rows_; }
 
  private:
-  void run() {
-    BatchGenerator batch(model_, tokenizer_, options_.batch);
+  void run(BatchGenerator& batch) {
     while (wait_for_work(batch.empty())) {
       take_over(batch);
       drop_cancelled(batch);
@@ -286,8 +288,6 @@ class Engine::Impl {
   }
 
   EngineOptions options_;
-  ModelPtr model_;
-  TokenizerPtr tokenizer_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

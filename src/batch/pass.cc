@@ -65,11 +65,10 @@ std::vector<std::size_t> draw_together(const std::vector<Row*>& rows,
   std::vector<std::size_t> others;
   std::vector<int> plain;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto& options = rows[i]->options();
-    if (options.sampler || !options.logits_processors.empty()) {
-      others.push_back(i);
-    } else {
+    if (rows[i]->sampling.is_greedy()) {
       plain.push_back(static_cast<int>(i));
+    } else {
+      others.push_back(i);
     }
   }
   if (plain.empty()) return others;
@@ -124,7 +123,7 @@ void note_read(const PassPart& part) {
 // How many tokens of its prompt a row reads next.
 int next_chunk(const Row& row, int most) {
   const int step = row.options().prefill_step_tokens;
-  if (!row.depends_on_chunks()) {
+  if (!row.depends_on_chunks) {
     return std::min({most, step, row.num_left()});
   }
   // Exactly as it would alone.

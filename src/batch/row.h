@@ -11,6 +11,7 @@
 #include <mlxlm/batch.h>
 
 #include "generate/answer.h"
+#include "generate/memory_estimate.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
 #include "generate/sampling.h"
@@ -31,7 +32,9 @@ struct Row {
         first_offset(prompt_cache_offset(*cache)),
         sampling(request.options),
         answer(*model, tokenizer, request.options, to_read.length),
-        model_depends_on_chunks(model->depends_on_chunks()) {}
+        depends_on_chunks(model->depends_on_chunks() ||
+                          options().max_kv_size > 0 ||
+                          kv_quantization(options())) {}
   Row(const Row&) = delete;
   Row& operator=(const Row&) = delete;
 
@@ -43,17 +46,10 @@ struct Row {
     return first_offset + num_read + static_cast<int>(given.size()) -
            num_given_before;
   }
-  // Whether what the cache holds depends on how its tokens were cut into
-  // chunks: rotating caches that keep their first tokens, quantization, which
-  // begins at the end of a chunk, and some models.
-  bool depends_on_chunks() const {
-    return model_depends_on_chunks || options().max_kv_size > 0 ||
-           kv_quantization(options());
-  }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {
     return first_offset == 0 && !options().input_embeddings &&
-           !depends_on_chunks();
+           !depends_on_chunks;
   }
 
   RowId id;
@@ -65,7 +61,11 @@ struct Row {
   int first_offset;  // tokens that came with the cache
   Sampling sampling;
   Answer answer;
-  bool model_depends_on_chunks;
+  // Whether what the cache holds depends on how its tokens were cut into
+  // chunks: rotating caches that keep their first tokens, quantization, which
+  // begins at the end of a chunk, and some models.
+  bool depends_on_chunks;
+  const CacheEstimate* estimate = nullptr;  // Admission's, of its cache
   bool begun = false;
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
   std::vector<int> given;        // tokens given out

@@ -8,6 +8,8 @@
 
 #include <mlxlm/batch.h>
 
+#include "tests/support/margin.h"
+
 namespace mlxlm::parity {
 namespace {
 
@@ -28,21 +30,13 @@ Answer alone(const ModelPtr& model,
   return answer;
 }
 
-// How far the best token is ahead of the next.
-float margin(const mx::array& logprobs) {
-  auto sorted = mx::sort(logprobs);
-  const int size = sorted.shape(0);
-  auto two = mx::slice(sorted, {size - 2}, {size});
-  return mx::max(two).item<float>() - mx::min(two).item<float>();
-}
-
 void expect_same(const Answer& row, const Answer& expected) {
   ASSERT_EQ(row.tokens.size(), expected.tokens.size());
   for (std::size_t i = 0; i < expected.tokens.size(); ++i) {
     auto error =
         mx::max(mx::abs(mx::subtract(row.logprobs[i], expected.logprobs[i])));
     EXPECT_LT(error.item<float>(), 2e-3f) << "step " << i;
-    if (margin(expected.logprobs[i]) < 2e-3f) return;  // as good as tied
+    if (margin_of(expected.logprobs[i]) < 2e-3f) return;  // as good as tied
     ASSERT_EQ(row.tokens[i], expected.tokens[i]) << "step " << i;
   }
 }
