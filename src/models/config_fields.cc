@@ -131,17 +131,28 @@ nn::Rope read_plain_rope(const ConfigReader& config,
                        std::nullopt);
 }
 
+nn::Rope read_scaled_rope(const ConfigReader& config,
+                          int dimensions,
+                          double theta,
+                          bool traditional,
+                          std::optional<int> max_positions) {
+  return nn::make_rope({.dimensions = dimensions,
+                        .base = read_rope_theta(config, theta),
+                        .traditional = traditional,
+                        .max_positions = max_positions},
+                       find_rope_scaling(config));
+}
+
 nn::Rope read_rope(const ConfigReader& config,
                    int dimensions,
                    double theta,
                    bool traditional,
                    std::optional<int> max_positions) {
-  return nn::make_rope(
-      {.dimensions = dimensions,
-       .base = read_rope_theta(config, theta),
-       .traditional = config.get_bool("rope_traditional", traditional),
-       .max_positions = max_positions},
-      find_rope_scaling(config));
+  return read_scaled_rope(config,
+                          dimensions,
+                          theta,
+                          config.get_bool("rope_traditional", traditional),
+                          max_positions);
 }
 
 int rotated_dimensions(const ConfigReader& config,
@@ -186,21 +197,24 @@ void read_layer_types(const ConfigReader& config,
 void read_windows(const ConfigReader& config, ArchSpec& spec, int pattern) {
   if (config.has("layer_types")) {
     read_layer_types(config, spec);
-    for (auto& layer : spec.layers) {
-      layer.rotating_cache = layer.window_tokens > 0;
-    }
+    hold_windows(spec);
   } else {
     set_window_pattern(spec, config.require_int("sliding_window", 1), pattern);
+  }
+}
+
+void hold_windows(ArchSpec& spec) {
+  for (auto& layer : spec.layers) {
+    layer.rotating_cache = layer.window_tokens > 0;
   }
   spec.own_caches = true;
 }
 
 void set_window_pattern(ArchSpec& spec, int window_tokens, int pattern) {
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    if ((i + 1) % pattern == 0) continue;
-    spec.layers[i].window_tokens = window_tokens;
-    spec.layers[i].rotating_cache = true;
+    if ((i + 1) % pattern != 0) spec.layers[i].window_tokens = window_tokens;
   }
+  hold_windows(spec);
 }
 
 void require_false(const ConfigReader& config, const char* key) {

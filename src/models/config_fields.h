@@ -55,6 +55,13 @@ nn::Rope read_plain_rope(const ConfigReader& config,
                          double theta,
                          bool traditional = false);
 
+// The same with rope_scaling; max_positions as the model was made for.
+nn::Rope read_scaled_rope(const ConfigReader& config,
+                          int dimensions,
+                          double theta,
+                          bool traditional = false,
+                          std::optional<int> max_positions = std::nullopt);
+
 // The rope of `dimensions` of each head from rope_theta, rope_traditional and
 // rope_scaling. transformers 5 nests them under rope_parameters; that counts
 // where the plain fields are missing. `theta` 0: required.
@@ -93,8 +100,12 @@ void read_layer_types(const ConfigReader& config,
 // chooses itself.
 void read_windows(const ConfigReader& config, ArchSpec& spec, int pattern);
 
+// Layers with a window hold no more: the architecture chooses its caches
+// itself.
+void hold_windows(ArchSpec& spec);
+
 // Every `pattern`-th layer sees everything, the others sliding_window tokens,
-// held in rotating caches.
+// which is all they hold.
 void set_window_pattern(ArchSpec& spec, int window_tokens, int pattern);
 
 // Throws Error{unsupported} if the field holds something else than this value,

@@ -57,7 +57,6 @@ ArchSpec cohere2_spec(const ConfigReader& config, Checkpoint&) {
                      config.get_int("sliding_window", 4096, 1),
                      config.get_int("sliding_window_pattern", 4, 1));
   for (auto& layer : spec.layers) layer.rope = layer.window_tokens > 0 ? 0 : -1;
-  spec.own_caches = true;
   return spec;
 }
 

@@ -26,12 +26,12 @@ nn::Rope read_latent_rope(const ConfigReader& config,
                           double theta,
                           bool traditional,
                           int max_positions) {
-  return nn::make_rope({.dimensions = latent.sizes.rotated,
-                        .base = read_rope_theta(config, theta),
-                        .traditional = traditional,
-                        .max_positions = config.get_int(
-                            "max_position_embeddings", max_positions, 1)},
-                       find_rope_scaling(config));
+  return read_scaled_rope(
+      config,
+      latent.sizes.rotated,
+      theta,
+      traditional,
+      config.get_int("max_position_embeddings", max_positions, 1));
 }
 
 // The tensors of a model with latent attention in their places; layers for
@@ -98,11 +98,12 @@ ArchSpec deepseek_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   auto spec = read_sizes(
       config, KvHeads::as_heads, HeadSize::from_width, kDeepseekSizes);
   spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 10000),
-       .max_positions = config.get_int("max_position_embeddings", 2048, 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       10000,
+                       false,
+                       config.get_int("max_position_embeddings", 2048, 1))};
   if (config.has("n_routed_experts")) {
     auto experts = read_experts(config, {.count = "n_routed_experts"});
     experts.shared_hidden_size =

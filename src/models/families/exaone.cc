@@ -32,11 +32,12 @@ ArchSpec exaone4_spec(const ConfigReader& config, Checkpoint&) {
   spec.tied_head = config.require_bool("tie_word_embeddings");
   spec.qk_norm = QkNorm::per_head;
   use_output_norms_only(spec);
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   spec.own_caches = true;
   // A letter for each layer, again and again: L sees a window, G everything,
   // without positions.

@@ -52,10 +52,7 @@ ArchSpec ernie4_5_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.tied_head = config.require_bool("tie_word_embeddings");
   const bool bias = config.require_bool("use_bias");
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
-  spec.ropes = {nn::make_rope({.dimensions = spec.head_size,
-                               .base = read_rope_theta(config, 0),
-                               .traditional = true},
-                              std::nullopt)};
+  spec.ropes = {read_plain_rope(config, spec.head_size, 0, true)};
   ExpertsSpec experts;
   experts.num_experts = config.require_int("moe_num_experts", 1, 1 << 14);
   experts.hidden_size = config.get_int("moe_intermediate_size", 0, 0, 1 << 20);
@@ -108,9 +105,7 @@ ArchSpec minimax_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   if (config.get_bool("use_qk_norm", true)) spec.qk_norm = QkNorm::over_heads;
   spec.names.mlp = "block_sparse_moe";
   const int rotated = config.require_int("rotary_dim", 2, spec.head_size);
-  spec.ropes = {
-      nn::make_rope({.dimensions = rotated, .base = read_rope_theta(config, 0)},
-                    std::nullopt)};
+  spec.ropes = {read_plain_rope(config, rotated, 0)};
   auto experts = read_experts(
       config,
       {.count = "num_local_experts", .hidden_size = "intermediate_size"});
@@ -126,9 +121,7 @@ ArchSpec klear_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
   spec.qkv_bias = spec.o_bias = config.require_bool("attention_bias");
   spec.qk_norm = QkNorm::per_head;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size, .base = read_rope_theta(config, 0)},
-      std::nullopt)};
+  spec.ropes = {read_plain_rope(config, spec.head_size, 0)};
   if (config.require_int("num_experts", 0) > 0) {
     auto experts = read_experts(config);
     experts.shared_hidden_size =

@@ -61,11 +61,12 @@ ArchSpec bailing_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   const int dimensions =
       config.find_int("rotary_dim", 2, spec.head_size)
           .value_or(rotated_dimensions(config, spec.head_size, share));
-  spec.ropes = {nn::make_rope(
-      {.dimensions = dimensions,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       dimensions,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   auto experts = read_experts(config);
   experts.bias = bias;
   if (config.get_bool("moe_router_enable_shared_expert", true)) {

@@ -15,13 +15,6 @@ namespace {
 
 using Action = WeightRule::Action;
 
-void hold_windows(ArchSpec& spec) {
-  for (auto& layer : spec.layers) {
-    layer.rotating_cache = layer.window_tokens > 0;
-  }
-  spec.own_caches = true;
-}
-
 // The largest x for which min(silu(x), limit) isn't yet the limit.
 float silu_limit(double limit) {
   double x = limit + 1;

@@ -21,11 +21,10 @@ void set_gemma(ArchSpec& spec) {
 ArchSpec gemma_like(const ConfigReader& config) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
   set_gemma(spec);
-  spec.ropes = {
-      nn::make_rope({.dimensions = spec.head_size,
-                     .base = read_rope_theta(config, 10000),
-                     .traditional = config.get_bool("rope_traditional", false)},
-                    std::nullopt)};
+  spec.ropes = {read_plain_rope(config,
+                                spec.head_size,
+                                10000,
+                                config.get_bool("rope_traditional", false))};
   return spec;
 }
 
@@ -93,7 +92,6 @@ ArchSpec gemma3_text_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                      config.get_int("sliding_window", 512, 1),
                      config.get_int("sliding_window_pattern", 6, 1));
   for (auto& layer : spec.layers) layer.rope = layer.window_tokens > 0 ? 1 : 0;
-  spec.own_caches = true;
   return spec;
 }
 

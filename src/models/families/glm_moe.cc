@@ -1,4 +1,6 @@
 // glm4_moe and those with its experts: solar_open, dots1, exaone_moe.
+#include <algorithm>
+
 #include "models/config_fields.h"
 #include "models/expert_fields.h"
 #include "models/family.h"
@@ -14,11 +16,12 @@ ArchSpec glm4_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   if (config.get_bool("use_qk_norm", false)) spec.qk_norm = QkNorm::per_head;
   const int dimensions = rotated_dimensions(
       config, spec.head_size, config.require_float("partial_rotary_factor"));
-  spec.ropes = {nn::make_rope(
-      {.dimensions = dimensions,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       dimensions,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   use_experts(spec,
               read_routed_experts(config),
               config.require_int("first_k_dense_replace", 0));
@@ -36,11 +39,11 @@ ArchSpec dots1_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.o_bias = spec.qkv_bias;
   spec.mlp_bias = config.get_bool("mlp_bias", false);
   spec.qk_norm = QkNorm::per_head;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.find_int("max_position_embeddings")},
-      find_rope_scaling(config))};
+  spec.ropes = {read_scaled_rope(config,
+                                 spec.head_size,
+                                 0,
+                                 false,
+                                 config.find_int("max_position_embeddings"))};
   auto experts = read_routed_experts(config);
   if (experts) experts->names.stack = "experts";
   use_experts(spec, experts, config.require_int("first_k_dense_replace", 0));
@@ -52,11 +55,12 @@ ArchSpec exaone_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.qk_norm = QkNorm::per_head;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 1e6),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       1e6,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   read_layer_types(config, spec);
   const auto sparse = config.find_bools("is_moe_layer");
   if (!sparse || sparse->size() != spec.layers.size()) {
@@ -69,18 +73,15 @@ ArchSpec exaone_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                                            {.count_name = "num_experts",
                                             .shared_name = "num_shared_experts",
                                             .scale = 2.5});
-  bool windowed = false;
-  for (auto& layer : spec.layers) {
-    layer.rotating_cache = layer.window_tokens > 0;
-    windowed = windowed || layer.rotating_cache;
-  }
+  hold_windows(spec);
+  const bool windowed = std::ranges::any_of(
+      spec.layers, [](const LayerSpec& layer) { return layer.rotating_cache; });
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     auto& layer = spec.layers[i];
     // Where there are windows, only they know positions.
     if (windowed && !layer.rotating_cache) layer.rope = -1;
     if ((*sparse)[i]) layer.experts = experts;
   }
-  spec.own_caches = true;
   using Action = WeightRule::Action;
   apply_rules(checkpoint,
               {{Action::drop, "mtp.*"},

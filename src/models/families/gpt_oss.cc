@@ -60,9 +60,7 @@ ArchSpec gpt_oss_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                           .head_size = 64});
   spec.qkv_bias = spec.o_bias = true;
   spec.activation = kernels::Activation::gelu_fast;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size, .base = read_rope_theta(config, 150000)},
-      find_rope_scaling(config))};
+  spec.ropes = {read_scaled_rope(config, spec.head_size, 150000)};
   const int window = config.get_int("sliding_window", 128, 1);
   if (config.has("layer_types")) {
     read_layer_types(config, spec, window);
@@ -84,11 +82,10 @@ ArchSpec gpt_oss_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   use_experts(spec, experts);
   for (int i = 0; i < static_cast<int>(spec.layers.size()); ++i) {
     auto& layer = spec.layers[i];
-    layer.rotating_cache = layer.window_tokens > 0;
     layer.sinks = "sinks";
     split_gate_up(checkpoint, spec.layer_path(i) + "mlp.experts.");
   }
-  spec.own_caches = true;
+  hold_windows(spec);
   return spec;
 }
 

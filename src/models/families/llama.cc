@@ -25,10 +25,7 @@ ArchSpec llama_like(const ConfigReader& config) {
 
 ArchSpec llama_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = llama_like(config);
-  for (auto& layer : spec.layers) {
-    layer.rotating_cache = layer.window_tokens > 0;
-  }
-  spec.own_caches = true;
+  hold_windows(spec);
   return spec;
 }
 
@@ -102,11 +99,12 @@ ArchSpec telechat3_spec(const ConfigReader& config, Checkpoint&) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
   spec.mlp_bias = config.get_bool("mlp_bias", false);
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   return spec;
 }
 

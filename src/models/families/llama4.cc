@@ -16,12 +16,12 @@ ArchSpec llama4_half_spec(const ConfigReader& config, Checkpoint& checkpoint) {
     spec.qk_norm_after_rope = true;
   }
   spec.names.mlp = "feed_forward";
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .traditional = true,
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       true,
+                       config.require_int("max_position_embeddings", 1))};
   if (config.get_int("attn_temperature_tuning", 4) != 0) {
     spec.query_scale = {
         .beta = static_cast<float>(config.get_float("attn_scale", 0.1)),

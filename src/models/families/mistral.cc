@@ -19,10 +19,7 @@ ArchSpec ministral3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
       .beta = static_cast<float>(rope.require_float("llama_4_scaling_beta")),
       .length = rope.require_int("original_max_position_embeddings", 1)};
   read_layer_types(config, spec);
-  for (auto& layer : spec.layers) {
-    layer.rotating_cache = layer.window_tokens > 0;
-  }
-  spec.own_caches = true;
+  hold_windows(spec);
   apply_rules(checkpoint, {{WeightRule::Action::drop, "*activation_scale*"}});
   return spec;
 }

@@ -64,12 +64,13 @@ ArchSpec olmo3_spec(const ConfigReader& config, Checkpoint&) {
   spec.qk_norm = QkNorm::over_heads;
   use_output_norms_only(spec);
   read_windows(config, spec, 4);
-  spec.ropes = {nn::make_rope({.dimensions = spec.head_size,
-                               .base = read_rope_theta(config, 0),
-                               .max_positions = config.require_int(
-                                   "max_position_embeddings", 1)},
-                              find_rope_scaling(config)),
-                read_plain_rope(config, spec.head_size, 0)};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1)),
+      read_plain_rope(config, spec.head_size, 0)};
   for (auto& layer : spec.layers) layer.rope = layer.window_tokens > 0 ? 1 : 0;
   return spec;
 }

@@ -72,7 +72,6 @@ ArchSpec plamo3_spec(const ConfigReader& config, Checkpoint&) {
                      config.get_int("sliding_window", window, 1),
                      config.get_int("sliding_window_pattern", 8, 1));
   for (auto& layer : spec.layers) layer.rope = layer.window_tokens > 0 ? 1 : 0;
-  spec.own_caches = true;
   if (spec.context_tokens == 0) spec.context_tokens = 2048;
   return spec;
 }

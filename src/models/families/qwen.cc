@@ -36,11 +36,12 @@ ArchSpec qwen3_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
   spec.tied_head = config.require_bool("tie_word_embeddings");
   spec.qk_norm = QkNorm::per_head;
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   return spec;
 }
 

@@ -25,11 +25,12 @@ ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
   spec.attention_scale = factor("attention_multiplier");
   spec.embedding_scale = factor("embedding_multiplier");
   spec.residual_scale = factor("residual_multiplier");
-  spec.ropes = {nn::make_rope(
-      {.dimensions = spec.head_size,
-       .base = read_rope_theta(config, 0),
-       .max_positions = config.require_int("max_position_embeddings", 1)},
-      find_rope_scaling(config))};
+  spec.ropes = {
+      read_scaled_rope(config,
+                       spec.head_size,
+                       0,
+                       false,
+                       config.require_int("max_position_embeddings", 1))};
   return spec;
 }
 
