@@ -145,9 +145,11 @@ mx::array linear(const mx::array& x, const Linear& linear) {
   return linear.bias ? mx::add(y, mx::astype(*linear.bias, x.dtype())) : y;
 }
 
+}  // namespace reference
+
 mx::array activate(const mx::array& x, Activation activation) {
   auto constant = [&](double value) {
-    return scalar_like(static_cast<float>(value), x);
+    return mx::array(static_cast<float>(value), x.dtype());
   };
   switch (activation) {
     case Activation::silu:
@@ -175,13 +177,11 @@ mx::array activate(const mx::array& x, Activation activation) {
   return x;
 }
 
-}  // namespace reference
-
 mx::array clamped_gate(const mx::array& gate,
                        const mx::array& up,
                        Activation activation,
                        const GateClamp& clamp) {
-  auto limit = [&](float value) { return reference::scalar_like(value, up); };
+  auto limit = [&](float value) { return mx::array(value, up.dtype()); };
   auto g = std::isfinite(clamp.gate_max)
                ? mx::minimum(gate, limit(clamp.gate_max))
                : gate;
@@ -189,7 +189,7 @@ mx::array clamped_gate(const mx::array& gate,
                ? mx::clip(up, limit(-clamp.up_limit), limit(clamp.up_limit))
                : up;
   if (clamp.up_offset != 0.0f) u = mx::add(u, limit(clamp.up_offset));
-  return mx::multiply(reference::activate(g, activation), u);
+  return mx::multiply(activate(g, activation), u);
 }
 
 namespace {
@@ -214,6 +214,10 @@ const Table& reference_table() {
       .attention = reference::attention,
       .quantized_attention = reference::quantized_attention,
       .expert_mlp = reference::expert_mlp,
+      .causal_conv = reference::causal_conv,
+      .matrix_scan = reference::matrix_scan,
+      .selective_scan = reference::selective_scan,
+      .decayed_sum = reference::decayed_sum,
       .head = reference::head,
       .log_softmax = log_softmax,
       .argmax = argmax,

@@ -8,8 +8,6 @@ namespace mlxlm::kernels::reference {
 // x [..., K] -> [..., N].
 mx::array linear(const mx::array& x, const Linear& linear);
 
-mx::array activate(const mx::array& x, Activation activation);
-
 mx::array attention(const mx::array& q,
                     const mx::array& k,
                     const mx::array& v,
@@ -24,5 +22,17 @@ mx::array expert_mlp(const mx::array& x,
                      const Experts& experts,
                      const mx::array& indices,
                      const mx::array& scores);
+
+Scanned causal_conv(const mx::array& x,
+                    const CausalConv& conv,
+                    const mx::array& state);
+
+Scanned matrix_scan(const MatrixScan& scan, const mx::array& state);
+
+Scanned selective_scan(const SelectiveScan& scan, const mx::array& state);
+
+Scanned decayed_sum(const mx::array& x,
+                    const mx::array& decay,
+                    const mx::array& state);
 
 }  // namespace mlxlm::kernels::reference

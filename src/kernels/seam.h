@@ -17,6 +17,8 @@
 
 #include <mlx/array.h>
 
+#include "kernels/recurrence.h"
+
 namespace mlxlm::kernels {
 
 namespace mx = mlx::core;
@@ -252,6 +254,21 @@ struct Table {
                           const mx::array& indices,
                           const mx::array& scores);
 
+  // See recurrence.h. x [B, T, C], state [B, K - 1, C]: the inputs before ->
+  // [B, T, C].
+  Scanned (*causal_conv)(const mx::array& x,
+                         const CausalConv& conv,
+                         const mx::array& state);
+  // State [B, H, Dv, Dk] -> [B, T, H, Dv].
+  Scanned (*matrix_scan)(const MatrixScan& scan, const mx::array& state);
+  // State [B, C, N] -> [B, T, C].
+  Scanned (*selective_scan)(const SelectiveScan& scan, const mx::array& state);
+  // y = decay * (y of the token before, at first the state) + x. x and decay
+  // [B, T, C], state [B, C] -> [B, T, C]; the new state is the last y.
+  Scanned (*decayed_sum)(const mx::array& x,
+                         const mx::array& decay,
+                         const mx::array& state);
+
   // Final norm (may be null) and vocabulary projection. x [B, L, D] ->
   // [B, L, V].
   mx::array (*head)(const mx::array& x, const Norm* norm, const Linear& linear);
@@ -290,6 +307,9 @@ mx::array finish_layer(const Table& table,
                        const mx::array& heads,
                        const mx::array& x,
                        const LayerEnd& end);
+
+// The function in plain MLX.
+mx::array activate(const mx::array& x, Activation activation);
 
 // GateClamp's formula in plain MLX. gate, up [..., F] -> [..., F].
 mx::array clamped_gate(const mx::array& gate,

@@ -92,6 +92,18 @@ mx::array expert_mlp(const mx::array& x,
                      const mx::array& indices,
                      const mx::array& scores);
 
+Scanned causal_conv(const mx::array& x,
+                    const CausalConv& conv,
+                    const mx::array& state);
+
+Scanned matrix_scan(const MatrixScan& scan, const mx::array& state);
+
+Scanned selective_scan(const SelectiveScan& scan, const mx::array& state);
+
+Scanned decayed_sum(const mx::array& x,
+                    const mx::array& decay,
+                    const mx::array& state);
+
 mx::array log_softmax(const mx::array& logits);
 mx::array argmax(const mx::array& x);
 

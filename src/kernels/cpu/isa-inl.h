@@ -7,6 +7,7 @@
 #include "kernels/cpu/integer-inl.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul-inl.h"
+#include "kernels/cpu/recurrence-inl.h"
 
 namespace mlxlm::kernels::cpu {
 namespace MLXLM_ISA {
@@ -35,6 +36,10 @@ static const IsaKernels kKernels = {
     rotate,
     attention,
     attention_scratch_floats,
+    convolve,
+    matrix_step,
+    selective_step,
+    decay_and_add,
 };
 
 }  // namespace MLXLM_ISA

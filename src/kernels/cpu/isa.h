@@ -93,6 +93,36 @@ struct AttentionTask {
   int num_rows() const { return num_heads * num_queries; }
 };
 
+// One token of kernels::MatrixScan for some rows of one head's state.
+struct MatrixStep {
+  const float* before = nullptr;  // [num_rows, key_size]
+  float* after = nullptr;         // may be the same
+  const float* q = nullptr;
+  const float* k = nullptr;
+  const float* decay = nullptr;  // [key_size]
+  const float* erase = nullptr;  // may be null, and `write` with it
+  const float* write = nullptr;
+  const float* v = nullptr;  // [num_rows]
+  float* y = nullptr;        // [num_rows]
+  int num_rows = 0;
+  int key_size = 0;
+};
+
+// One token of kernels::SelectiveScan for some channels.
+struct SelectiveStep {
+  const float* before = nullptr;  // [num_channels, state_size]
+  float* after = nullptr;         // may be the same
+  const float* x = nullptr;       // [num_channels]
+  const float* step = nullptr;
+  const float* a = nullptr;  // [num_channels, state_size]
+  const float* b = nullptr;  // [state_size]
+  const float* c = nullptr;
+  const float* skip = nullptr;  // [num_channels]
+  float* y = nullptr;
+  int num_channels = 0;
+  int state_size = 0;
+};
+
 struct IsaKernels {
   const char* name;
 
@@ -197,6 +227,23 @@ struct IsaKernels {
   // `scratch` has attention_scratch_floats() floats.
   void (*attention)(const AttentionTask& task, float* scratch);
   std::size_t (*attention_scratch_floats)(int head_size, int num_rows);
+
+  // y = bias + the sum of taps[k] * weights[k], each [size]; bias may be null.
+  void (*convolve)(const float* const* taps,
+                   const float* weights,
+                   const float* bias,
+                   int num_taps,
+                   int size,
+                   bool silu,
+                   float* y);
+  void (*matrix_step)(const MatrixStep& step);
+  void (*selective_step)(const SelectiveStep& step);
+  // y = before * decay + x.
+  void (*decay_and_add)(const float* before,
+                        const float* decay,
+                        const float* x,
+                        int size,
+                        float* y);
 };
 
 inline constexpr int kMaxVectorRows = 4;

@@ -203,6 +203,10 @@ const Table& cpu_table() {
     table.append_attention = cpu::append_attention;
     table.finish_layer = cpu::finish_layer;
     table.expert_mlp = cpu::expert_mlp;
+    table.causal_conv = cpu::causal_conv;
+    table.matrix_scan = cpu::matrix_scan;
+    table.selective_scan = cpu::selective_scan;
+    table.decayed_sum = cpu::decayed_sum;
     table.head = cpu::head;
     table.log_softmax = cpu::log_softmax;
     table.argmax = cpu::argmax;
