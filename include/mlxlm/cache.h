@@ -113,6 +113,12 @@ class Cache {
                            const mx::array& v,
                            const AttendSpec& spec);
 
+  // Attends from q, of the same tokens as the latest attend(), to what that one
+  // saw: for layers that have no keys and values of their own. Must be
+  // evaluated before the next attend() is. Throws Error{unsupported} as
+  // attend() does, and for kinds whose layers share nothing.
+  virtual mx::array attend_again(const mx::array& q, const AttendSpec& spec);
+
   virtual CacheCapabilities capabilities() const = 0;
 
   // Drops the newest `num_tokens` (fewer if fewer can go, see

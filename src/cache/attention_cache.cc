@@ -78,7 +78,13 @@ mx::array AttentionCache::attend(const mx::array& q,
   Mask mask = spec.causal
                   ? make_mask(q.shape(2), spec.window_tokens, !!spec.visible)
                   : Mask::none();
-  KeysAndValues held = update(k, v);
+  return attend_to(update(k, v), q, spec, mask);
+}
+
+mx::array AttentionCache::attend_to(const KeysAndValues& held,
+                                    const mx::array& q,
+                                    const AttendSpec& spec,
+                                    const Mask& mask) {
   if (spec.expand) {
     return attend_expanded(
         q, held.keys.restored(), held.values.restored(), spec, mask);

@@ -58,6 +58,10 @@ class AttentionCache : public Cache {
   virtual const KeysAndValues& rows() const = 0;
 
  protected:
+  static mx::array attend_to(const KeysAndValues& held,
+                             const mx::array& q,
+                             const AttendSpec& spec,
+                             const Mask& mask);
   // Whether attention can read what is held as it is.
   static bool reads_rows_as_they_are(const AttendSpec& spec) {
     return !spec.expand && !spec.visible;

@@ -38,6 +38,14 @@ mx::array BatchCache::attend(const mx::array& q,
   return join_tokens(std::move(queries), 2);
 }
 
+mx::array BatchCache::attend_again(const mx::array& q, const AttendSpec& spec) {
+  auto queries = split_tokens(q, num_tokens_, 2);
+  for (std::size_t i = 0; i < count(); ++i) {
+    queries[i] = (*this)[i]->attend_again(queries[i], spec);
+  }
+  return join_tokens(std::move(queries), 2);
+}
+
 std::vector<kernels::TokenRun> token_runs(const Cache* cache, int num_tokens) {
   if (cache == nullptr) return {{num_tokens, 0}};
   auto* batch = dynamic_cast<const BatchCache*>(cache);

@@ -27,6 +27,7 @@ class BatchCache : public CacheList {
                    const mx::array& k,
                    const mx::array& v,
                    const AttendSpec& spec) override;
+  mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
 
  private:
   std::vector<int> num_tokens_;

@@ -21,6 +21,12 @@ mx::array Cache::attend(const mx::array&,
               "a " + std::string(kind()) + " holds no keys and values");
 }
 
+mx::array Cache::attend_again(const mx::array&, const AttendSpec&) {
+  throw Error(
+      ErrorKind::unsupported,
+      "layers can't share the keys and values of a " + std::string(kind()));
+}
+
 int Cache::trim(int) { return 0; }
 
 bool Cache::is_trimmable_after(int) const { return is_trimmable(); }

@@ -36,6 +36,15 @@ mx::array KVCache::attend(const mx::array& q,
   return attend_in_place(q, k, v, rows_, at, offset_, spec, mask);
 }
 
+mx::array KVCache::attend_again(const mx::array& q, const AttendSpec& spec) {
+  const int num_queries = q.shape(2);
+  return attend_to(
+      keys_and_values(),
+      q,
+      spec,
+      attention_mask(num_queries, offset_ - num_queries, spec.window_tokens));
+}
+
 KeysAndValues KVCache::update(const mx::array& keys, const mx::array& values) {
   rows_.append(rows_.encoded(keys, values), offset_);
   offset_ += keys.shape(2);

@@ -29,6 +29,7 @@ class KVCache : public AttentionCache {
                    const mx::array& k,
                    const mx::array& v,
                    const AttendSpec& spec) override;
+  mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return rows_; }
   // The part in use; only if not empty().

@@ -55,37 +55,49 @@ Mask RotatingKVCache::make_mask(int num_queries,
                                 int window_tokens,
                                 bool want_array) const {
   const auto& c = content_;
+  const int next = c.index >= c.max_size ? 0 : c.index;
+  return mask_from(c.offset, next, num_queries, window_tokens, want_array);
+}
+
+// Of queries that come after `offset` tokens; a single one is held at `place`.
+Mask RotatingKVCache::mask_from(int offset,
+                                int place,
+                                int num_queries,
+                                int window_tokens,
+                                bool want_array) const {
+  const int max_size = content_.max_size;
   if (num_queries > 1) {
-    if (stepwise_ && c.keep > 0 && c.offset + num_queries > c.max_size) {
-      return stepwise_mask(num_queries, window_tokens);
+    if (stepwise_ && content_.keep > 0 && offset + num_queries > max_size) {
+      return stepwise_mask(offset, num_queries, window_tokens);
     }
-    int window = window_tokens > 0 ? window_tokens : c.max_size;
-    int offset = std::min(c.max_size - 1, c.offset);
-    if (offset + num_queries > window || want_array) {
+    int window = window_tokens > 0 ? window_tokens : max_size;
+    int num_earlier = std::min(max_size - 1, offset);
+    if (num_earlier + num_queries > window || want_array) {
       return Mask::of(kernels::causal_mask(
-          num_queries, offset + num_queries, offset, window));
+          num_queries, num_earlier + num_queries, num_earlier, window));
     }
     return Mask::causally();
   }
   // One token sees all that is held, unless its window is smaller than that.
-  if (window_tokens <= 0 || c.offset < window_tokens ||
-      c.max_size <= window_tokens) {
+  if (window_tokens <= 0 || offset < window_tokens ||
+      max_size <= window_tokens) {
     return Mask::none();
   }
-  int index = c.index >= c.max_size ? 0 : c.index;
-  int num_keys = std::min(c.offset + 1, c.max_size);
+  int num_keys = std::min(offset + 1, max_size);
   auto newest = mx::greater_equal(mx::arange(num_keys),
                                   mx::array(num_keys - window_tokens));
-  return Mask::of(mx::roll(newest, index + 1));
+  return Mask::of(mx::roll(newest, place + 1));
 }
 
 // As the tokens would see one by one: the first `keep` and the newest, where a
 // window would move on from the first.
-Mask RotatingKVCache::stepwise_mask(int num_queries, int window_tokens) const {
+Mask RotatingKVCache::stepwise_mask(int offset,
+                                    int num_queries,
+                                    int window_tokens) const {
   const auto& c = content_;
   // append_several() leaves this many rows before the new ones; those behind
   // the kept ones are the newest.
-  int held = std::min(c.max_size - 1, c.offset);
+  int held = std::min(c.max_size - 1, offset);
   auto rows = mx::expand_dims(mx::arange(held + num_queries), 0);
   auto kept = mx::less(rows, mx::array(c.keep));
   // Of each query: its own row, and the number of newest rows it sees.
@@ -216,6 +228,19 @@ mx::array RotatingKVCache::attend(const mx::array& q,
   c.index += num_tokens;
   const int num_keys = std::min(c.offset, c.rows.count());
   return attend_in_place(q, k, v, c.rows, at, num_keys, spec, mask);
+}
+
+mx::array RotatingKVCache::attend_again(const mx::array& q,
+                                        const AttendSpec& spec) {
+  const auto& c = content_;
+  const int num_queries = q.shape(2);
+  return attend_to(keys_and_values(),
+                   q,
+                   spec,
+                   mask_from(c.offset - num_queries,
+                             c.index - 1,
+                             num_queries,
+                             spec.window_tokens));
 }
 
 KeysAndValues RotatingKVCache::update(const mx::array& keys,

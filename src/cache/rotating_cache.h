@@ -37,6 +37,7 @@ class RotatingKVCache : public AttentionCache {
                    const mx::array& k,
                    const mx::array& v,
                    const AttendSpec& spec) override;
+  mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   // One token overwrites the oldest; several put the cache in order first.
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return content_.rows; }
@@ -77,7 +78,12 @@ class RotatingKVCache : public AttentionCache {
   };
 
   bool quantized() const { return content_.rows.keys.format().quantized(); }
-  Mask stepwise_mask(int num_queries, int window_tokens) const;
+  Mask mask_from(int offset,
+                 int place,
+                 int num_queries,
+                 int window_tokens,
+                 bool want_array = false) const;
+  Mask stepwise_mask(int offset, int num_queries, int window_tokens) const;
   int num_rows() const;
   KeysAndValues in_order(int num_dropped, const KeysAndValues& more) const;
   void grow(const KeysAndValues& rows);
