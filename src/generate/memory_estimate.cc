@@ -11,7 +11,7 @@
 namespace mlxlm {
 
 std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
-    const PromptCache& cache, int prefill_step_tokens) {
+    const PromptCache& cache, int num_tokens, int prefill_step_tokens) {
   std::vector<Layer> layers;
   for (const auto& layer : cache) {
     if (!layer->capabilities().attends) {
@@ -19,11 +19,13 @@ std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
       continue;
     }
     std::int64_t most = std::numeric_limits<std::int64_t>::max();
+    int num_rows = kCacheStepTokens;
     if (auto* rotating = dynamic_cast<RotatingKVCache*>(layer.get())) {
       // While it reads a chunk it holds that, too.
       most = std::int64_t{rotating->max_size()} + prefill_step_tokens;
+      num_rows = num_tokens;
     }
-    layers.push_back({layer->nbytes() / kCacheStepTokens, most, 0});
+    layers.push_back({layer->nbytes() / num_rows, most, 0});
   }
   return layers;
 }
@@ -36,13 +38,13 @@ CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
       context > 0 ? std::min(context, kCacheStepTokens) : kCacheStepTokens;
   PromptCache cache = model.make_cache(options.max_kv_size);
   model.forward(token_row(std::vector<int>(count, 0)), cache);
-  plain_ = layers_of(cache, options.prefill_step_tokens);
+  plain_ = layers_of(cache, count, options.prefill_step_tokens);
   if (auto quantization = kv_quantization(options)) {
     for (auto& layer : cache) {
       auto quantized = layer->to_quantized(*quantization);
       layer = quantized ? quantized : layer;
     }
-    quantized_ = layers_of(cache, options.prefill_step_tokens);
+    quantized_ = layers_of(cache, count, options.prefill_step_tokens);
   }
 }
 
