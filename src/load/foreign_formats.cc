@@ -447,7 +447,14 @@ Quantization convert_bitnet(const ConfigReader& settings,
                             Faults& faults) {
   bool inverse = settings.get_string("linear_class", "") != "autobitlinear";
   Quantization q{64, 2, "affine"};
-  for (const std::string& module : modules_with(weights, ".weight_scale")) {
+  const auto modules = modules_with(weights, ".weight_scale");
+  for (const std::string& module : modules) {
+    const mx::array* bytes = find(weights, module + ".weight");
+    if (bytes != nullptr && bytes->ndim() == 2 && bytes->shape(1) % 64 != 0) {
+      q.group_size = 32;
+    }
+  }
+  for (const std::string& module : modules) {
     const mx::array* bytes = find(weights, module + ".weight");
     const mx::array& given = weights.at(module + ".weight_scale");
     if (bytes == nullptr || bytes->dtype() != mx::uint8 || bytes->ndim() != 2 ||
@@ -455,7 +462,7 @@ Quantization convert_bitnet(const ConfigReader& settings,
         !is_float(given)) {
       faults.add(module,
                  "must have a weight of four 2-bit numbers a byte, its rows "
-                 "a multiple of 64, and one weight_scale");
+                 "a multiple of 32, and one weight_scale");
       continue;
     }
     // Row i + j * N / 4 is in bits 2 j of row i.
