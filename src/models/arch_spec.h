@@ -34,6 +34,7 @@ struct LayerNames {
   std::string output_gate;  // ArchSpec::output_gate
   std::string heads_norm;   // of all heads together, before o
   std::string o = "o_proj";
+  std::string key_step, value_step;                // nn::Attention::key_step
   std::string attention_norm = "input_layernorm";  // before attention
   std::string attention_output_norm;               // of what attention adds
   std::string mlp = "mlp";
@@ -45,6 +46,28 @@ struct LayerNames {
   std::string down = "down_proj";
   std::string mlp_norm = "post_attention_layernorm";
   std::string mlp_output_norm;
+  std::string mlp_activation;  // of nn::xielu, below mlp
+  std::string scalar;          // multiplies the layer's answer
+  // One number each: of what attention and MLP add, and of the first state that
+  // is added again after the layer.
+  std::string attention_gain, mlp_gain, first_state_gain;
+  std::string query_gain;  // [H], below attention
+  std::string mix_gate;    // "<prefix><name>.N" of LayerSpec::also_reads
+};
+
+// A part of a second embedding for every layer (nn::PerLayerInputs).
+struct PerLayerInputSpec {
+  int size = 0;
+  int vocabulary_size = 0;
+};
+
+// Several streams and a way around attention (nn::AltUp, nn::Laurel).
+struct AltUpSpec {
+  int num_streams = 1;
+  int active = 0;
+  float max_coefficient = 0;  // 0: any
+  bool scale_output = false;
+  int laurel_rank = 1;
 };
 
 // Of queries and keys: one weight [Dh] for every head, one [H * Dh] over all of
@@ -86,6 +109,10 @@ struct ExpertNames {
   std::string stack = "switch_mlp";  // of gate, up, down
   std::string shared = "shared_experts";
   std::string shared_gate;
+  std::string router_scale;  // a tensor [D] of the norm before the router
+  std::string expert_scale;  // a tensor [E], nn::Router::expert_scale
+  // nn::ExpertNorms.
+  std::string chosen_norm, chosen_output_norm, shared_output_norm;
 };
 
 // A choice of experts in place of the MLP.
@@ -114,6 +141,17 @@ struct LayerSpec {
   std::string sinks;            // a tensor of attention sinks, [H]; "": none
   std::optional<ExpertsSpec> experts;  // none: an MLP
   kernels::GateClamp clamp;            // of the MLP or the shared expert
+  std::string path;  // below ArchSpec::prefix; "": "<layers>.<number>."
+  // The layer whose weights it repeats, the one whose keys and values it reads
+  // because it has none, and the one whose it reads besides its own, the two
+  // answers mixed by LayerNames::mix_gate; -1: none.
+  int weights_of = -1;
+  int keys_of = -1;
+  int also_reads = -1;
+  float attention_scale = 0;     // 0: ArchSpec's, or what head_size makes it
+  bool keys_are_values = false;  // values are keys as they are projected
+  bool norm_after = false;       // the last norm comes after this layer, too
+  double sparse_share = 0;       // nn::sparse_gelu in place of the activation
   // Where they differ from ArchSpec's; 0: they don't.
   int num_heads = 0;
   int num_kv_heads = 0;
@@ -137,7 +175,8 @@ struct ArchSpec {
   std::string layers_name = "layers";
   std::string norm_name = "norm";
   std::string head_name = "lm_head";
-  int num_positions = 0;  // rows of that table
+  std::string head_gain_name;  // [1], multiplies the logits
+  int num_positions = 0;       // rows of that table
   bool tied_head = false;
   bool head_bias = false;
   LayerNames names;
@@ -176,12 +215,16 @@ struct ArchSpec {
   float logit_softcap = 0;  // 0: off
 
   std::vector<nn::Rope> ropes;
+  std::optional<PerLayerInputSpec> per_layer_input;
+  std::optional<AltUpSpec> altup;
   std::vector<LayerSpec> layers;
   // The architecture chooses its caches itself; max_kv_size has no effect.
   bool own_caches = false;
 
   std::string layer_path(int index) const {
-    return prefix + layers_name + "." + std::to_string(index) + ".";
+    const auto& own = layers[index].path;
+    const auto numbered = layers_name + "." + std::to_string(index) + ".";
+    return prefix + (own.empty() ? numbered : own);
   }
 };
 

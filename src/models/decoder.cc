@@ -1,6 +1,7 @@
 #include "models/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <map>
 
@@ -52,6 +53,44 @@ Decoder::Decoder(ArchSpec spec,
   // The last others who have them.
   checkpoint.weights.clear();
   if (!options.lazy) prepare_weights();
+  repeat_layers();
+  for (const auto& layer : spec_.layers) {
+    cache_index_.push_back(layer.keys_of < 0 ? num_caches_++
+                                             : cache_index_.at(layer.keys_of));
+  }
+}
+
+// The layers that have the weights of others, which come first.
+void Decoder::repeat_layers() {
+  for (int i = num_layers(); i < static_cast<int>(spec_.layers.size()); ++i) {
+    layers_.push_back(
+        repeat_layer(spec_, layers_.at(spec_.layers[i].weights_of), i));
+  }
+}
+
+void Decoder::bind_side_inputs(WeightBinder& weights) {
+  const int width = spec_.hidden_size;
+  if (const auto& side = spec_.per_layer_input) {
+    const int size = num_layers() * side->size;
+    per_layer_inputs_ = nn::PerLayerInputs{
+        .table = weights.embedding(spec_.prefix + "embed_tokens_per_layer",
+                                   side->vocabulary_size,
+                                   size),
+        .projection = weights.linear(
+            spec_.prefix + "per_layer_model_projection", size, width),
+        .norm = weights.norm(
+            spec_.prefix + "per_layer_projection_norm", side->size, spec_.norm),
+        .num_layers = num_layers(),
+        .vocabulary_size = side->vocabulary_size};
+  }
+  if (!spec_.altup) return;
+  for (int i = 0; i + 1 < spec_.altup->num_streams; ++i) {
+    const auto number = "." + std::to_string(i);
+    altup_in_.push_back(weights.linear(
+        spec_.prefix + "altup_projections" + number, width, width));
+    altup_out_.push_back(weights.linear(
+        spec_.prefix + "altup_unembed_projections" + number, width, width));
+  }
 }
 
 void Decoder::bind_weights(Checkpoint& checkpoint,
@@ -66,6 +105,7 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
                                    spec_.num_positions,
                                    spec_.hidden_size);
   }
+  bind_side_inputs(weights);
   layers_.reserve(spec_.layers.size());
   for (int i = 0; i < num_layers(); ++i) {
     layers_.push_back(make_layer(spec_, weights, i));
@@ -78,6 +118,10 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
                                spec_.vocabulary_size,
                                spec_.hidden_size,
                                spec_.head_bias);
+    if (!spec_.head_gain_name.empty()) {
+      own_head_ =
+          nn::times(*own_head_, weights.tensor(spec_.head_gain_name, {1}));
+    }
   }
   weights.finish(options.strict, num_layers());
   parameters_ = weights.parameters();
@@ -121,15 +165,19 @@ void Decoder::prepare_weights() {
 
 mx::array Decoder::run(const Layer& layer,
                        const mx::array& x,
-                       Cache* cache) const {
+                       Caches caches) const {
   const auto* attention_norm = pointer(layer.attention_norm);
-  auto heads = std::visit(
-      [&](const auto& part) { return part.attend(x, attention_norm, cache); },
-      layer.attention);
+  const auto* attention = std::get_if<nn::Attention>(&layer.attention);
+  auto heads =
+      attention != nullptr
+          ? attention->attend(x, attention_norm, caches.own, caches.other)
+          : std::get<nn::LatentAttention>(layer.attention)
+                .attend(x, attention_norm, caches.own);
   const kernels::Linear& out =
       *std::visit([](const auto& part) { return &part.o; }, layer.attention);
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  if (dense != nullptr && dense->fusible() && !spec_.parallel) {
+  const bool plain = !spec_.parallel && !layer.laurel;
+  if (dense != nullptr && dense->fusible() && plain) {
     return kernels::finish_layer(
         kernels::table(),
         heads,
@@ -150,6 +198,11 @@ mx::array Decoder::run(const Layer& layer,
                                        pointer(layer.attention_output_norm),
                                        &x,
                                        spec_.residual_scale);
+  if (layer.laurel) {
+    auto around = (*layer.laurel)(kernels::table().norm(x, *attention_norm));
+    h = mx::multiply(mx::add(h, around),
+                     mx::array(static_cast<float>(std::sqrt(0.5)), h.dtype()));
+  }
   const auto& mlp_input = spec_.parallel ? x : h;
   const bool shared_norm = spec_.parallel && !layer.mlp_norm;
   const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
@@ -158,6 +211,24 @@ mx::array Decoder::run(const Layer& layer,
   return std::visit(
       [&](const auto& mlp) { return mlp(mlp_input, mlp_norm, residual); },
       layer.mlp);
+}
+
+// streams and per_layer_input as in nn::AltUp and nn::PerLayerGate.
+mx::array Decoder::run_streams(const Layer& layer,
+                               const mx::array& streams,
+                               const mx::array& per_layer_input,
+                               Caches caches) const {
+  const auto& altup = *layer.altup;
+  auto predictions = altup.predict(streams);
+  auto activated = run(layer, nn::stream(predictions, altup.active), caches);
+  auto corrected = altup.correct(predictions, activated);
+  auto first = nn::stream(corrected, altup.active);
+  if (layer.altup_output_scale) {
+    first = mx::multiply(first, *layer.altup_output_scale);
+  }
+  auto added = (*layer.per_layer_gate)(first, per_layer_input);
+  auto parts = mx::split(corrected, mx::Shape{1}, 0);
+  return mx::concatenate({parts[0], mx::add(parts[1], added)}, 0);
 }
 
 mx::array Decoder::embed(const mx::array& tokens) {
@@ -201,6 +272,21 @@ mx::array Decoder::finish_logits(mx::array logits) const {
   return logits;
 }
 
+// Layers that read others' keys need caches to read them from.
+PromptCache Decoder::with_shared_caches(const PromptCache& cache) const {
+  const bool shares = std::ranges::any_of(spec_.layers, [](const auto& layer) {
+    return layer.keys_of >= 0 || layer.also_reads >= 0;
+  });
+  return cache.empty() && shares ? make_cache(0) : cache;
+}
+
+Decoder::Caches Decoder::caches_of(int layer, const PromptCache& cache) const {
+  if (cache.empty()) return {};
+  const int other = spec_.layers[layer].also_reads;
+  return {cache[cache_index_[layer]].get(),
+          other < 0 ? nullptr : cache[cache_index_[other]].get()};
+}
+
 mx::array Decoder::forward(const mx::array& tokens,
                            const PromptCache& cache,
                            const std::optional<mx::array>& input_embeddings) {
@@ -223,21 +309,43 @@ mx::array Decoder::logits_of(const mx::array& h) const {
 
 mx::array Decoder::run_layers(
     const mx::array& tokens,
-    const PromptCache& cache,
+    const PromptCache& given_cache,
     const std::optional<mx::array>& input_embeddings) {
-  if (!cache.empty() && cache.size() != layers_.size()) {
+  const auto cache = with_shared_caches(given_cache);
+  if (!cache.empty() && static_cast<int>(cache.size()) != num_caches_) {
     throw Error(ErrorKind::argument,
                 "the prompt cache has " + std::to_string(cache.size()) +
-                    " layers, the model " + std::to_string(layers_.size()));
+                    " layers, the model " + std::to_string(num_caches_));
   }
   auto h =
       input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
   h = first_state(
       h, token_runs(cache.empty() ? nullptr : cache[0].get(), h.shape(1)));
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    h = run(layers_[i], h, cache.empty() ? nullptr : cache[i].get());
+  std::vector<mx::array> side_inputs;  // [B, L, P] for each layer
+  if (per_layer_inputs_) {
+    side_inputs = mx::split((*per_layer_inputs_)(tokens, h), num_layers(), 2);
+    for (auto& each : side_inputs) each = mx::squeeze(each, 2);
   }
-  return h;
+  const auto first = h;
+  if (spec_.altup) h = nn::split_streams(h, altup_in_);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const auto& layer = layers_[i];
+    const auto caches = caches_of(static_cast<int>(i), cache);
+    if (layer.altup) {
+      h = run_streams(layer, h, side_inputs[i], caches);
+      continue;
+    }
+    h = run(layer, h, caches);
+    if (layer.per_layer_gate) {
+      h = mx::add(h, (*layer.per_layer_gate)(h, side_inputs[i]));
+    }
+    if (layer.first_state_gain) {
+      h = mx::add(h, mx::multiply(first, *layer.first_state_gain));
+    }
+    if (layer.scalar) h = mx::multiply(h, *layer.scalar);
+    if (spec_.layers[i].norm_after) h = kernels::table().norm(h, *norm_);
+  }
+  return spec_.altup ? nn::join_streams(h, altup_out_) : h;
 }
 
 PromptCache Decoder::make_cache(int max_kv_size) const {
@@ -245,6 +353,7 @@ PromptCache Decoder::make_cache(int max_kv_size) const {
   PromptCache cache;
   cache.reserve(spec_.layers.size());
   for (const auto& layer : spec_.layers) {
+    if (layer.keys_of >= 0) continue;
     if (layer.rotating_cache) {
       cache.push_back(make_rotating_cache(layer.window_tokens));
     } else if (layer.chunk_tokens > 0) {
@@ -270,8 +379,10 @@ std::string Decoder::model_type() const {
   return config_.value("model_type", "");
 }
 
+// Those that repeat others' weights aren't counted; they come last.
 int Decoder::num_layers() const {
-  return static_cast<int>(spec_.layers.size());
+  return static_cast<int>(std::ranges::count_if(
+      spec_.layers, [](const auto& layer) { return layer.weights_of < 0; }));
 }
 
 std::vector<int> Decoder::eos_token_ids() const {

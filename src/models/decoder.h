@@ -48,12 +48,25 @@ class Decoder : public Model {
   void prepare_weights();
   using TokenRuns = std::vector<kernels::TokenRun>;
   mx::array first_state(mx::array embeddings, const TokenRuns& runs) const;
-  mx::array run(const Layer& layer, const mx::array& x, Cache* cache) const;
   // tokens [B, L] -> what the last layer leaves, [B, L, D].
   mx::array run_layers(const mx::array& tokens,
                        const PromptCache& cache,
                        const std::optional<mx::array>& input_embeddings);
   mx::array logits_of(const mx::array& h) const;
+  void bind_side_inputs(WeightBinder& weights);
+  void repeat_layers();
+  PromptCache with_shared_caches(const PromptCache& cache) const;
+  // The layer's own cache and the other that it reads; null: none.
+  struct Caches {
+    Cache* own = nullptr;
+    Cache* other = nullptr;
+  };
+  Caches caches_of(int layer, const PromptCache& cache) const;
+  mx::array run(const Layer& layer, const mx::array& x, Caches caches) const;
+  mx::array run_streams(const Layer& layer,
+                        const mx::array& streams,
+                        const mx::array& per_layer_input,
+                        Caches caches) const;
   mx::array finish_logits(mx::array logits) const;
 
   ArchSpec spec_;
@@ -61,7 +74,13 @@ class Decoder : public Model {
   mx::Dtype dtype_;  // of activations
   kernels::Linear embedding_;
   std::optional<kernels::Linear> positions_;
+  std::optional<nn::PerLayerInputs> per_layer_inputs_;
+  std::vector<kernels::Linear> altup_in_, altup_out_;
   std::vector<Layer> layers_;
+  // Of each layer: which entry of the prompt cache is its own, or that of the
+  // layer whose keys it reads.
+  std::vector<int> cache_index_;
+  int num_caches_ = 0;
   std::optional<kernels::Norm> norm_;
   std::optional<kernels::Linear> own_head_;  // none: the embedding's
   std::vector<Parameter> parameters_;

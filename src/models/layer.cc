@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include <mlx/mlx.h>
+
 #include "models/latent_layer.h"
 #include "nn/linear.h"
 
@@ -23,19 +25,27 @@ class LayerMaker {
         names_(spec.names),
         layer_(spec.layers[index]),
         weights_(weights),
+        index_(index),
         path_(spec.layer_path(index)) {}
 
   Layer make() {
-    return {.attention_norm = norm(names_.attention_norm, spec_.norm),
-            .attention_output_norm =
-                norm(names_.attention_output_norm,
-                     spec_.attention_output_norm_spec.value_or(spec_.norm)),
-            .mlp_norm = norm(names_.mlp_norm, spec_.norm),
-            .mlp_output_norm =
-                norm(names_.mlp_output_norm,
-                     spec_.mlp_output_norm_spec.value_or(spec_.norm)),
-            .attention = make_first_part(),
-            .mlp = make_second_part()};
+    Layer layer{.attention_norm = norm(names_.attention_norm, spec_.norm),
+                .attention_output_norm =
+                    norm(names_.attention_output_norm,
+                         spec_.attention_output_norm_spec.value_or(spec_.norm)),
+                .mlp_norm = norm(names_.mlp_norm, spec_.norm),
+                .mlp_output_norm =
+                    norm(names_.mlp_output_norm,
+                         spec_.mlp_output_norm_spec.value_or(spec_.norm)),
+                .attention = make_first_part(),
+                .mlp = make_second_part()};
+    if (!names_.scalar.empty()) {
+      layer.scalar = weights_.tensor(path_ + names_.scalar, {1});
+    }
+    add_gains(layer);
+    if (spec_.per_layer_input) layer.per_layer_gate = make_per_layer_gate();
+    if (spec_.altup) add_altup(layer, *spec_.altup);
+    return layer;
   }
 
  private:
@@ -74,6 +84,7 @@ class LayerMaker {
             or_else(layer_.value_size, head)};
   }
 
+  // One, two or three of queries, keys and values.
   std::vector<kernels::Linear> make_qkv(const std::string& path,
                                         const Sizes& heads) {
     const int sizes[] = {heads.num_heads * heads.head,
@@ -83,6 +94,10 @@ class LayerMaker {
       return weights_.linear(
           path + name, size, spec_.hidden_size, spec_.qkv_bias);
     };
+    if (layer_.keys_of >= 0) return {projection(names_.q, sizes[0])};
+    if (layer_.keys_are_values) {
+      return {projection(names_.q, sizes[0]), projection(names_.k, sizes[1])};
+    }
     if (names_.qkv.empty()) {
       return {projection(names_.q, sizes[0]),
               projection(names_.k, sizes[1]),
@@ -114,8 +129,82 @@ class LayerMaker {
       }
     };
     attention.q_norm = make(names_.q_norm, attention.num_heads);
-    attention.k_norm = make(names_.k_norm, attention.num_kv_heads);
+    if (attention.k) {
+      attention.k_norm = make(names_.k_norm, attention.num_kv_heads);
+    }
     attention.norm_after_rope = spec_.qk_norm_after_rope;
+  }
+
+  static std::optional<kernels::Linear> part(
+      const std::vector<kernels::Linear>& parts, std::size_t index) {
+    if (index < parts.size()) return parts[index];
+    return std::nullopt;
+  }
+
+  void add_steps(nn::Attention& attention, const std::string& path) {
+    if (names_.key_step.empty()) return;
+    attention.key_step = weights_.tensor(path + names_.key_step, {});
+    attention.value_step = weights_.tensor(path + names_.value_step, {});
+  }
+
+  void add_gains(Layer& layer) {
+    auto gain = [&](const std::string& name) {
+      return weights_.tensor(path_ + name, {1});
+    };
+    if (!names_.attention_gain.empty()) {
+      auto& o = std::get<nn::Attention>(layer.attention).o;
+      o = nn::times(o, gain(names_.attention_gain));
+    }
+    if (!names_.mlp_gain.empty()) {
+      auto& down = std::get<nn::Mlp>(layer.mlp).down;
+      down = nn::times(down, gain(names_.mlp_gain));
+    }
+    if (!names_.first_state_gain.empty()) {
+      layer.first_state_gain = gain(names_.first_state_gain);
+    }
+  }
+
+  nn::MixGate make_mix_gate(const Sizes& heads) {
+    const auto path =
+        below(spec_.prefix, names_.mix_gate) + std::to_string(index_) + ".";
+    return {weights_.tensor(path + "weight", {heads.num_heads, heads.head}),
+            weights_.tensor(path + "bias", {heads.num_heads})};
+  }
+
+  kernels::Linear linear(const std::string& name, int outputs, int inputs) {
+    return weights_.linear(path_ + name, outputs, inputs);
+  }
+
+  nn::PerLayerGate make_per_layer_gate() {
+    const int size = spec_.per_layer_input->size;
+    return {linear("per_layer_input_gate", size, spec_.hidden_size),
+            linear("per_layer_projection", spec_.hidden_size, size),
+            *norm("post_per_layer_input_norm", spec_.norm)};
+  }
+
+  void add_altup(Layer& layer, const AltUpSpec& altup) {
+    const int n = altup.num_streams;
+    const int width = spec_.hidden_size;
+    auto clipped = [&](const std::string& name, int outputs) {
+      auto made = linear(name, outputs, n);
+      if (altup.max_coefficient > 0 && !made.quantized()) {
+        const mx::array most(altup.max_coefficient, made.weight.dtype());
+        made.weight = mx::clip(made.weight, mx::negative(most), most);
+      }
+      return made;
+    };
+    layer.altup =
+        nn::AltUp{.router = linear("altup.modality_router", n, width),
+                  .prediction = clipped("altup.prediction_coefs", n * n),
+                  .correction = clipped("altup.correction_coefs", n),
+                  .router_norm = *norm("altup.router_norm", spec_.norm),
+                  .active = altup.active};
+    auto scale = weights_.tensor(path_ + "altup.correct_output_scale", {width});
+    if (altup.scale_output) layer.altup_output_scale = scale;
+    layer.laurel =
+        nn::Laurel{linear("laurel.linear_left", altup.laurel_rank, width),
+                   linear("laurel.linear_right", width, altup.laurel_rank),
+                   *norm("laurel.post_laurel_norm", spec_.norm)};
   }
 
   nn::Attention make_attention(const std::string& path) {
@@ -124,8 +213,8 @@ class LayerMaker {
     auto qkv = make_qkv(path, sizes);
     nn::Attention attention{
         .q = qkv[0],
-        .k = qkv[1],
-        .v = qkv[2],
+        .k = part(qkv, 1),
+        .v = part(qkv, 2),
         .o = weights_.linear(
             path + names_.o, spec_.hidden_size, width, spec_.o_bias),
         .rope = layer_.rope < 0 ? nullptr : &spec_.ropes[layer_.rope],
@@ -139,7 +228,16 @@ class LayerMaker {
         .spec = {.scale = spec_.attention_scale,
                  .window_tokens = layer_.window_tokens,
                  .softcap = spec_.attention_softcap}};
-    if (layer_.head_size > 0) {
+    if (attention.k) add_steps(attention, path);
+    if (!names_.query_gain.empty()) {
+      attention.query_gain = mx::reshape(
+          weights_.tensor(path + names_.query_gain, {sizes.num_heads}),
+          {-1, 1, 1});
+    }
+    if (!names_.mix_gate.empty()) attention.mix = make_mix_gate(sizes);
+    if (layer_.attention_scale > 0) {
+      attention.spec.scale = layer_.attention_scale;
+    } else if (layer_.head_size > 0) {
       attention.spec.scale = 1 / std::sqrt(static_cast<float>(sizes.head));
     }
     if (layer_.query_scale) attention.query_scale = spec_.query_scale;
@@ -190,6 +288,17 @@ class LayerMaker {
             path + names_.down, spec_.hidden_size, hidden_size, spec_.mlp_bias),
         .activation = spec_.activation,
         .clamp = layer_.clamp};
+    if (layer_.sparse_share > 0) {
+      mlp.own_activation = nn::sparse_gelu(layer_.sparse_share);
+    }
+    if (!names_.mlp_activation.empty()) {
+      const auto names = path + names_.mlp_activation + ".";
+      auto scalar = [&](const char* name) {
+        return weights_.tensor(names + name, {});
+      };
+      mlp.own_activation = nn::xielu(
+          scalar("alpha_p"), scalar("alpha_n"), scalar("beta"), scalar("eps"));
+    }
     if (!names_.hidden_norm.empty()) {
       mlp.hidden_norm =
           weights_.norm(path + names_.hidden_norm, hidden_size, spec_.norm);
@@ -208,7 +317,28 @@ class LayerMaker {
     if (!bias.empty()) {
       router.selection_bias = weights_.tensor(path + bias, {num_outcomes});
     }
+    const auto& scale = experts.names.expert_scale;
+    if (!scale.empty()) {
+      router.expert_scale = weights_.tensor(path + scale, {num_outcomes});
+    }
     return router;
+  }
+
+  nn::ExpertNorms make_expert_norms(const std::string& path,
+                                    const ExpertNames& names) {
+    nn::ExpertNorms norms{
+        .chosen = norm(names.chosen_norm, spec_.norm),
+        .chosen_output = norm(names.chosen_output_norm, spec_.norm),
+        .shared_output = norm(names.shared_output_norm, spec_.norm)};
+    if (!names.router_scale.empty()) {
+      const int width = spec_.hidden_size;
+      auto scale = weights_.tensor(path + names.router_scale, {width});
+      const mx::array root(1 / std::sqrt(static_cast<float>(width)),
+                           scale.dtype());
+      norms.router = {.weight = mx::multiply(scale, root),
+                      .eps = spec_.norm.eps};
+    }
+    return norms;
   }
 
   nn::Experts make_experts(const std::string& path,
@@ -222,6 +352,7 @@ class LayerMaker {
     };
     const int width = spec_.hidden_size;
     nn::Experts made{.router = make_router(path, experts),
+                     .norms = make_expert_norms(path, experts.names),
                      .num_experts = experts.num_experts,
                      .scale_input = experts.scale_input,
                      .up = stack(names_.up, experts.hidden_size, width),
@@ -250,6 +381,7 @@ class LayerMaker {
   const LayerNames& names_;
   const LayerSpec& layer_;
   WeightBinder& weights_;
+  int index_;
   std::string path_;
 };
 
@@ -259,6 +391,13 @@ Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index) {
   return LayerMaker(spec, weights, index).make();
 }
 
+Layer repeat_layer(const ArchSpec& spec, const Layer& layer, int index) {
+  auto repeated = layer;
+  std::get<nn::Attention>(repeated.attention).spec.window_tokens =
+      spec.layers[index].window_tokens;
+  return repeated;
+}
+
 void for_each_linear(Layer& layer,
                      const std::function<void(kernels::Linear&)>& visit) {
   auto visit_part = [&](auto& part) {
@@ -266,6 +405,10 @@ void for_each_linear(Layer& layer,
   };
   std::visit(visit_part, layer.attention);
   std::visit(visit_part, layer.mlp);
+  if (auto& gate = layer.per_layer_gate) {
+    visit(gate->gate);
+    visit(gate->projection);
+  }
 }
 
 }  // namespace mlxlm

@@ -7,9 +7,11 @@
 
 #include "models/arch_spec.h"
 #include "models/weight_binder.h"
+#include "nn/altup.h"
 #include "nn/attention.h"
 #include "nn/latent_attention.h"
 #include "nn/mlp.h"
+#include "nn/per_layer_inputs.h"
 
 namespace mlxlm {
 
@@ -18,10 +20,19 @@ struct Layer {
   std::optional<kernels::Norm> mlp_norm, mlp_output_norm;
   std::variant<nn::Attention, nn::LatentAttention> attention;
   std::variant<nn::Mlp, nn::Experts> mlp;
+  std::optional<nn::PerLayerGate> per_layer_gate;
+  std::optional<mx::array> scalar;            // [1], multiplies what it answers
+  std::optional<mx::array> first_state_gain;  // [1]
+  std::optional<nn::AltUp> altup;
+  std::optional<mx::array> altup_output_scale;  // [D]
+  std::optional<nn::Laurel> laurel;
 };
 
 // Takes the weights of layer `index`, which points into the spec.
 Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index);
+
+// The layer that has the weights of `layer` at place `index`.
+Layer repeat_layer(const ArchSpec& spec, const Layer& layer, int index);
 
 // Calls `visit` for each of its matrices.
 void for_each_linear(Layer& layer,

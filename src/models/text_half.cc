@@ -7,7 +7,7 @@ namespace {
 
 using Action = WeightRule::Action;
 
-const std::vector<WeightRule> kToTextModel{
+const std::vector<WeightRule> kOtherSenses{
     {Action::drop, "*vision_tower*"},
     {Action::drop, "*multi_modal_projector*"},
     {Action::drop, "*audio_tower*"},
@@ -15,7 +15,9 @@ const std::vector<WeightRule> kToTextModel{
     {Action::drop, "*embed_vision*"},
     {Action::drop, "*vision_embedder*"},
     {Action::drop, "visual.*"},
-    {Action::drop, "model.visual.*"},
+    {Action::drop, "model.visual.*"}};
+
+const std::vector<WeightRule> kToTextModel{
     {Action::rename, "model.language_model.*", "model.*"},
     {Action::rename, "language_model.*", "*"}};
 
@@ -26,6 +28,7 @@ const std::string kPrefix = "language_model.";
 ArchSpec text_half_spec(const nlohmann::json& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec) {
+  drop_other_senses(checkpoint);
   apply_rules(checkpoint, kToTextModel);
   auto spec = make_spec(ConfigReader(text_config, "config.json: text_config"),
                         checkpoint);
@@ -33,6 +36,10 @@ ArchSpec text_half_spec(const nlohmann::json& text_config,
   spec.prefix = kPrefix + spec.prefix;
   spec.head_name = kPrefix + spec.head_name;
   return spec;
+}
+
+void drop_other_senses(Checkpoint& checkpoint) {
+  apply_rules(checkpoint, kOtherSenses);
 }
 
 void choose_no_caches(ArchSpec& spec) {

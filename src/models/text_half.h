@@ -15,6 +15,9 @@ ArchSpec text_half_spec(const nlohmann::json& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec);
 
+// Drops what belongs to seeing and hearing.
+void drop_other_senses(Checkpoint& checkpoint);
+
 // Wrappers of the reference that don't pass on which caches the text model
 // chooses: every layer then has what max_kv_size asks for.
 void choose_no_caches(ArchSpec& spec);

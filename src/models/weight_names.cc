@@ -64,9 +64,12 @@ void rename_keys(Map& map, const WeightRule& rule, std::string_view suffix) {
   for (auto& node : nodes) map.insert(std::move(node));
 }
 
-void transpose(Checkpoint& checkpoint, const std::string& pattern) {
+template <typename Change>
+void for_each(Checkpoint& checkpoint,
+              const std::string& pattern,
+              const Change& change) {
   for (auto& [name, value] : checkpoint.weights) {
-    if (value.ndim() == 2 && match(pattern, name)) value = mx::transpose(value);
+    if (match(pattern, name)) value = change(value);
   }
 }
 
@@ -94,7 +97,14 @@ void apply_rules(Checkpoint& checkpoint, const std::vector<WeightRule>& rules) {
         rename_keys(checkpoint.quantized, rule, ".weight");
         break;
       case WeightRule::Action::transpose:
-        transpose(checkpoint, rule.pattern);
+        for_each(checkpoint, rule.pattern, [](const mx::array& value) {
+          return value.ndim() == 2 ? mx::transpose(value) : value;
+        });
+        break;
+      case WeightRule::Action::squeeze:
+        for_each(checkpoint, rule.pattern, [](const mx::array& value) {
+          return mx::squeeze(value);
+        });
         break;
     }
   }

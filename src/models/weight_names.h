@@ -15,7 +15,7 @@ namespace mlxlm {
 // What becomes of each tensor whose name matches `pattern`, in which a * stands
 // for any characters. Lazy: data is read and moved when the model is evaluated.
 struct WeightRule {
-  enum class Action { drop, rename, transpose };
+  enum class Action { drop, rename, transpose, squeeze };
   Action action;
   std::string pattern;
   std::string name = {};  // of rename: each * is what the pattern's was

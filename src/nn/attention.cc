@@ -2,6 +2,8 @@
 
 #include <mlx/mlx.h>
 
+#include <mlxlm/error.h>
+
 #include "cache/batch_cache.h"
 #include "cache/mask.h"
 
@@ -34,6 +36,13 @@ mx::array swap_head_axes(const mx::array& heads, int n) {
   return mx::reshape(mx::swapaxes(split, 1, 2), s);
 }
 
+// x as a whole number of steps from -128 to 127.
+mx::array rounded(const mx::array& x, const mx::array& step) {
+  auto steps = mx::clip(
+      mx::round(mx::divide(x, step)), mx::array(-128.0f), mx::array(127.0f));
+  return mx::astype(mx::multiply(steps, step), x.dtype());
+}
+
 // Of a pass without a cache: which tokens are in the same chunk, [L, L].
 mx::array same_chunk(int num_tokens, int chunk_tokens) {
   auto chunks =
@@ -49,9 +58,21 @@ mx::array gate_factors(const mx::array& x, GateFunction function) {
 
 }  // namespace
 
+mx::array MixGate::operator()(const mx::array& q,
+                              const mx::array& first,
+                              const mx::array& second) const {
+  auto logits =
+      mx::add(mx::matmul(q, mx::expand_dims(mx::astype(weight, q.dtype()), -1)),
+              mx::reshape(mx::astype(bias, q.dtype()), {-1, 1, 1}));
+  auto gate = mx::sigmoid(logits);
+  return mx::add(second, mx::multiply(gate, mx::subtract(first, second)));
+}
+
 std::vector<kernels::Linear*> Attention::linears() {
-  std::vector<kernels::Linear*> all{&q, &k, &v, &o};
-  if (gate) all.push_back(&*gate);
+  std::vector<kernels::Linear*> all{&q, &o};
+  for (auto* each : {&k, &v, &gate}) {
+    if (*each) all.push_back(&**each);
+  }
   return all;
 }
 
@@ -66,9 +87,13 @@ std::vector<mx::array> Attention::project(const mx::array& x,
   const bool each_head = is_each_head(q_norm);
   const bool fused_norm = !each_head && !norm_after_rope;
   std::vector<HeadProjection> projections{
-      {&q, num_heads, fused_norm ? pointer(q_norm) : nullptr, rope_now},
-      {&k, num_kv_heads, fused_norm ? pointer(k_norm) : nullptr, rope_now},
-      {&v, num_kv_heads, pointer(v_norm), nullptr}};
+      {&q, num_heads, fused_norm ? pointer(q_norm) : nullptr, rope_now}};
+  if (k) {
+    projections.push_back(
+        {&*k, num_kv_heads, fused_norm ? pointer(k_norm) : nullptr, rope_now});
+    projections.push_back(
+        {v ? &*v : &*k, num_kv_heads, pointer(v_norm), nullptr});
+  }
   if (gate) projections.push_back({&*gate, num_heads, nullptr, nullptr});
 
   if (each_head || clip > 0) {
@@ -81,7 +106,7 @@ std::vector<mx::array> Attention::project(const mx::array& x,
     }
     if (each_head) {
       made[0] = norm_each_head(made[0], *q_norm);
-      made[1] = norm_each_head(made[1], *k_norm);
+      if (k) made[1] = norm_each_head(made[1], *k_norm);
     }
     for (std::size_t i = 0; i < made.size(); ++i) {
       const auto& p = projections[i];
@@ -96,37 +121,57 @@ std::vector<mx::array> Attention::project(const mx::array& x,
   auto made = kernels::norm_heads(table, x, norm, projections, positions);
   if (q_norm && norm_after_rope) {
     made[0] = table.norm(made[0], *q_norm);
-    made[1] = table.norm(made[1], *k_norm);
+    if (k) made[1] = table.norm(made[1], *k_norm);
   }
   return made;
 }
 
 mx::array Attention::attend(const mx::array& x,
                             const kernels::Norm* norm,
-                            Cache* cache) const {
-  const auto runs = token_runs(cache, x.shape(1));
+                            Cache* cache,
+                            Cache* other) const {
+  auto runs = token_runs(cache, x.shape(1));
   if (runs.size() > 1 && depends_on_length()) {
+    if (other != nullptr) {
+      throw Error(ErrorKind::unsupported,
+                  "layers that read each other's keys aren't batched with "
+                  "positions that depend on the length");
+    }
     auto one = [&](const mx::array& row, Cache* own) {
       return mx::swapaxes(attend(row, norm, own), 1, 2);
     };
     return mx::swapaxes(each_row(x, cache, one), 1, 2);
   }
+  if (!k) {  // the other layer has read these tokens already
+    for (auto& run : runs) run.offset -= run.num_tokens;
+  }
   auto made = project(x, norm, runs);
   made[0] = query_scale(made[0], runs[0].offset);
+  if (query_gain) made[0] = mx::multiply(made[0], *query_gain);
   if (alternating_heads) {
     made[0] = swap_head_axes(made[0], num_heads / num_kv_heads);
   }
+  if (key_step) made[1] = rounded(made[1], *key_step);
+  if (value_step) made[2] = rounded(made[2], *value_step);
   if (value_factor != 1.0f) {
     made[2] = mx::multiply(made[2], mx::array(value_factor, x.dtype()));
   }
   auto heads = [&] {
+    if (!k) return cache->attend_again(made[0], spec);
     if (cache != nullptr) return cache->attend(made[0], made[1], made[2], spec);
     auto how = spec;
     if (chunk_tokens > 0) how.visible = same_chunk(x.shape(1), chunk_tokens);
     return attend_without_cache(made[0], made[1], made[2], how);
   }();
+  if (other != nullptr) {
+    auto everything = spec;
+    everything.window_tokens = 0;
+    heads = (*mix)(made[0], other->attend_again(made[0], everything), heads);
+  }
   if (alternating_heads) heads = swap_head_axes(heads, num_kv_heads);
-  if (gate) heads = mx::multiply(heads, gate_factors(made[3], gate_function));
+  if (gate) {
+    heads = mx::multiply(heads, gate_factors(made.back(), gate_function));
+  }
   if (heads_norm) {
     const auto shape = heads.shape();
     auto rows = kernels::table().norm(in_token_order(heads), *heads_norm);

@@ -21,11 +21,25 @@ struct Residual {
   float scale = 1.0f;
 };
 
+// Mixes two answers by sigmoid(q . weight + bias) for each head and token.
+struct MixGate {
+  mx::array weight;  // [H, Dh]
+  mx::array bias;    // [H]
+
+  // q, first, second [B, H, L, Dh].
+  mx::array operator()(const mx::array& q,
+                       const mx::array& first,
+                       const mx::array& second) const;
+};
+
 // What a gate's outputs go through before they multiply the heads' answers.
 enum class GateFunction { sigmoid, softplus };
 
 struct Attention {
-  kernels::Linear q, k, v, o;
+  kernels::Linear q;
+  std::optional<kernels::Linear> k;  // none: another layer's keys and values
+  std::optional<kernels::Linear> v;  // none: what k projects
+  kernels::Linear o;
   // Of all numbers, of each head's, or (weight [H, Dh]) of each head's with
   // weights of its own.
   std::optional<kernels::Norm> q_norm, k_norm;
@@ -37,6 +51,7 @@ struct Attention {
   // Query head h reads key head h % num_kv_heads, not h / group.
   bool alternating_heads = false;
   QueryScale query_scale;
+  std::optional<mx::array> query_gain;  // [H, 1, 1]
   // Outputs, [H, D] or [H * Dv, D], that multiply the answers.
   std::optional<kernels::Linear> gate;
   GateFunction gate_function = GateFunction::sigmoid;
@@ -44,20 +59,26 @@ struct Attention {
   float value_factor = 1.0f;
   int chunk_tokens = 0;  // > 0: only tokens of the same chunk are seen
   std::optional<kernels::Norm> heads_norm;  // over all answers, before o
+  // Scalars: keys and values are rounded to so many of these, 8 bits.
+  std::optional<mx::array> key_step, value_step;
+  std::optional<MixGate> mix;
   AttendSpec spec;
 
   // x [B, L, D], `norm` (may be null) comes first; `cache` null: x is all there
-  // is. Returns the heads' answers [B, H, L, Dv].
+  // is. Without k `cache` is the other layer's; `other` (may be null) is one
+  // that is read as well. Returns the heads' answers [B, H, L, Dv].
   mx::array attend(const mx::array& x,
                    const kernels::Norm* norm,
-                   Cache* cache) const;
+                   Cache* cache,
+                   Cache* other = nullptr) const;
 
   std::vector<kernels::Linear*> linears();
 
  private:
   using Runs = std::vector<kernels::TokenRun>;
 
-  // Queries, keys, values and (with a gate) its outputs: [B, H, L, Dh] each.
+  // Queries, keys and values (with k) and outputs of the gate (with one):
+  // [B, H, L, Dh] each.
   std::vector<mx::array> project(const mx::array& x,
                                  const kernels::Norm* norm,
                                  const Runs& runs) const;

@@ -67,6 +67,10 @@ std::vector<kernels::Linear> split_by(const kernels::Linear& linear,
 
 }  // namespace
 
+mx::array apply(const mx::array& x, const kernels::Linear& linear) {
+  return kernels::table().linear_residual(x, linear, nullptr, nullptr, 1.0f);
+}
+
 std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
                                         std::span<const int> row_counts) {
   return split_by(linear, row_counts, slice_axis);
@@ -81,6 +85,33 @@ std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
       [num_groups](const mx::array& a, int axis, int begin, int end) {
         return slice_groups(a, axis, num_groups, begin, end);
       });
+}
+
+kernels::Linear times(const kernels::Linear& linear, const mx::array& factor) {
+  auto scaled = linear;
+  auto scale = [&](mx::array& a) {
+    a = mx::astype(mx::multiply(a, factor), a.dtype());
+  };
+  if (linear.zeros) {
+    scale(*scaled.scales);
+    scale(*scaled.zeros);
+  } else {
+    // Other formats keep their scales as exponents.
+    if (linear.quantized()) {
+      scaled = kernels::Linear{.weight = dequantized_weight(linear),
+                               .bias = linear.bias,
+                               .low_rank = linear.low_rank};
+    }
+    scale(scaled.weight);
+  }
+  if (scaled.bias) scale(*scaled.bias);
+  if (scaled.low_rank) {
+    auto low_rank = *scaled.low_rank;
+    scale(low_rank.b);
+    scaled.low_rank =
+        std::make_shared<const kernels::LowRank>(std::move(low_rank));
+  }
+  return scaled;
 }
 
 mx::array stack_product(const mx::array& x,

@@ -10,6 +10,9 @@ namespace mlxlm::nn {
 
 namespace mx = mlx::core;
 
+// x [..., K] -> [..., N].
+mx::array apply(const mx::array& x, const kernels::Linear& linear);
+
 // A layer whose rows are several layers' rows one after the other ("qkv_proj")
 // as those layers; they share its memory.
 std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
@@ -20,6 +23,9 @@ std::vector<kernels::Linear> split_rows(const kernels::Linear& linear,
 std::vector<kernels::Linear> split_row_groups(const kernels::Linear& linear,
                                               int num_groups,
                                               std::span<const int> row_counts);
+
+// The layer whose answers are `factor` (one number) times this one's.
+kernels::Linear times(const kernels::Linear& linear, const mx::array& factor);
 
 // Matrix by matrix of a stack [H, N, K]: x [B, H, L, K] -> [B, H, L, N], or
 // with `transposed` off x [B, H, L, N] -> [B, H, L, K]. One head of x serves

@@ -1,15 +1,36 @@
 #include "nn/mlp.h"
 
+#include <vector>
+
 #include <mlx/mlx.h>
+
+#include "nn/linear.h"
 
 namespace mlxlm::nn {
 namespace {
 
-mx::array project(const mx::array& x, const kernels::Linear& linear) {
-  return kernels::table().linear_residual(x, linear, nullptr, nullptr, 1.0f);
+mx::array normed(const mx::array& x, const std::optional<kernels::Norm>& norm) {
+  return norm ? kernels::table().norm(x, *norm) : x;
 }
 
 }  // namespace
+
+mx::array Mlp::hidden(const mx::array& x, const kernels::Norm* norm) const {
+  const auto& table = kernels::table();
+  if (!own_activation && !clamp.active()) {
+    return table.norm_gated_mlp(
+        x, norm, gate ? &*gate : nullptr, up, activation);
+  }
+  std::vector<const kernels::Linear*> linears;
+  if (gate) linears.push_back(&*gate);
+  linears.push_back(&up);
+  auto made = table.norm_linear(x, norm, linears);
+  if (clamp.active()) {
+    return kernels::clamped_gate(made[0], made[1], activation, clamp);
+  }
+  auto activated = own_activation(made[0]);
+  return gate ? mx::multiply(activated, made[1]) : activated;
+}
 
 std::vector<kernels::Linear*> Mlp::linears() {
   std::vector<kernels::Linear*> all{&up, &down};
@@ -21,18 +42,10 @@ mx::array Mlp::operator()(const mx::array& x,
                           const kernels::Norm* norm,
                           const Residual& residual) const {
   const auto& table = kernels::table();
-  auto hidden = [&] {
-    if (!clamp.active()) {
-      return table.norm_gated_mlp(
-          x, norm, gate ? &*gate : nullptr, up, activation);
-    }
-    const std::vector<const kernels::Linear*> both{&*gate, &up};
-    auto parts = table.norm_linear(x, norm, both);
-    return kernels::clamped_gate(parts[0], parts[1], activation, clamp);
-  }();
-  if (hidden_norm) hidden = table.norm(hidden, *hidden_norm);
+  auto y = hidden(x, norm);
+  if (hidden_norm) y = table.norm(y, *hidden_norm);
   return table.linear_residual(
-      hidden, down, residual.post_norm, residual.stream, residual.scale);
+      y, down, residual.post_norm, residual.stream, residual.scale);
 }
 
 std::vector<kernels::Linear*> Experts::linears() {
@@ -45,8 +58,9 @@ std::vector<kernels::Linear*> Experts::linears() {
   return all;
 }
 
-mx::array Experts::answer_of_chosen(const mx::array& x) const {
-  auto [indices, scores] = router(x);
+mx::array Experts::answer_of_chosen(const mx::array& x,
+                                    const mx::array& router_input) const {
+  auto [indices, scores] = router(router_input);
   auto input = x;
   if (scale_input) {
     input = mx::multiply(x, mx::astype(scores, x.dtype()));
@@ -71,9 +85,9 @@ mx::array Experts::answer_of_chosen(const mx::array& x) const {
 mx::array Experts::with_shared(const mx::array& x,
                                const mx::array& chosen) const {
   if (!shared) return chosen;
-  auto extra = (*shared)(x, nullptr, {});
+  auto extra = normed((*shared)(x, nullptr, {}), norms.shared_output);
   if (shared_kind == SharedGate::none) return mx::add(chosen, extra);
-  auto logits = project(x, *shared_gate);
+  auto logits = apply(x, *shared_gate);
   if (shared_kind == SharedGate::sigmoid) {
     return mx::add(chosen, mx::multiply(mx::sigmoid(logits), extra));
   }
@@ -87,8 +101,13 @@ mx::array Experts::operator()(const mx::array& x,
                               const kernels::Norm* norm,
                               const Residual& residual) const {
   const auto& table = kernels::table();
-  auto input = norm != nullptr ? table.norm(x, *norm) : x;
-  auto y = with_shared(input, answer_of_chosen(input));
+  const auto input = norm != nullptr ? table.norm(x, *norm) : x;
+  auto input_of = [&](const std::optional<kernels::Norm>& own) {
+    return own ? normed(x, own) : input;
+  };
+  auto chosen =
+      answer_of_chosen(input_of(norms.chosen), input_of(norms.router));
+  auto y = with_shared(input, normed(chosen, norms.chosen_output));
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);
   if (residual.scale != 1.0f) {
     y = mx::multiply(y, mx::array(residual.scale, y.dtype()));

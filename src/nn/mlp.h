@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/seam.h"
+#include "nn/activations.h"
 #include "nn/attention.h"
 #include "nn/router.h"
 
@@ -16,11 +17,14 @@ struct Mlp {
   std::optional<kernels::Linear> gate;  // none: down(activation(up(x)))
   kernels::Linear up, down;
   kernels::Activation activation = kernels::Activation::silu;
+  Activation own_activation;                 // in its place, if any
   kernels::GateClamp clamp;                  // only with a gate
   std::optional<kernels::Norm> hidden_norm;  // before down
 
   // Whether kernels::finish_layer computes all of it.
-  bool fusible() const { return !hidden_norm && !clamp.active(); }
+  bool fusible() const {
+    return !own_activation && !hidden_norm && !clamp.active();
+  }
 
   std::vector<kernels::Linear*> linears();
 
@@ -28,6 +32,10 @@ struct Mlp {
   mx::array operator()(const mx::array& x,
                        const kernels::Norm* norm,
                        const Residual& residual) const;
+
+ private:
+  // What goes into down: [B, L, F].
+  mx::array hidden(const mx::array& x, const kernels::Norm* norm) const;
 };
 
 // How the shared expert's answer joins the chosen ones'.
@@ -37,8 +45,15 @@ enum class SharedGate {
   mix,      // softmax(gate(x)) [B, L, 2] weighs the chosen ones' and its own
 };
 
+// Parts of a mixture that read the layer's state through norms of their own in
+// place of the common one, and whose answers are normalized (Gemma 4).
+struct ExpertNorms {
+  std::optional<kernels::Norm> router, chosen, chosen_output, shared_output;
+};
+
 struct Experts {
   Router router;
+  ExpertNorms norms;
   // Of the router's indices those from this one on stand for x itself.
   int num_experts = 0;
   bool scale_input = false;  // x times the score goes in, not the answer
@@ -57,7 +72,8 @@ struct Experts {
                        const Residual& residual) const;
 
  private:
-  mx::array answer_of_chosen(const mx::array& x) const;
+  mx::array answer_of_chosen(const mx::array& x,
+                             const mx::array& router_input) const;
   mx::array with_shared(const mx::array& x, const mx::array& chosen) const;
 };
 

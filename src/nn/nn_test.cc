@@ -6,6 +6,7 @@
 
 #include <mlxlm/error.h>
 
+#include "nn/activations.h"
 #include "nn/linear.h"
 #include "nn/rope.h"
 
@@ -131,6 +132,69 @@ TEST(Rope, FaultsAreErrors) {
     EXPECT_THROW(make_rope({.dimensions = 8}, ConfigReader(scaling)), Error)
         << scaling;
   }
+}
+
+TEST(Linear, RowGroupsAreGathered) {
+  auto weight = random({2 * (3 + 1), 64}, 1);  // two groups of 3 rows and 1
+  const int counts[] = {3, 1};
+  for (const auto& whole :
+       {kernels::Linear{.weight = weight, .bias = random({8}, 2)},
+        quantized(weight, 4)}) {
+    auto parts = split_row_groups(whole, 2, counts);
+    auto x = random({1, 5, 64}, 3);
+    auto all = mx::reshape(apply(x, whole), {1, 5, 2, 4});
+    auto first = mx::slice(all, {0, 0, 0, 0}, {1, 5, 2, 3});
+    auto second = mx::slice(all, {0, 0, 0, 3}, {1, 5, 2, 4});
+    EXPECT_TRUE(same(apply(x, parts[0]), mx::reshape(first, {1, 5, 6})));
+    EXPECT_TRUE(same(apply(x, parts[1]), mx::reshape(second, {1, 5, 2})));
+  }
+}
+
+TEST(Linear, TimesAFactorInEveryFormat) {
+  auto weight = random({8, 64}, 1);
+  const mx::array factor({-1.5f});
+  auto mxfp4 = mx::quantize(weight, 32, 4, "mxfp4");
+  for (const auto& linear : {kernels::Linear{.weight = weight},
+                             quantized(weight, 4),
+                             kernels::Linear{.weight = mxfp4[0],
+                             .scales = mxfp4[1],
+                             .group_size = 32,
+                             .bits = 4,
+                             .mode = "mxfp4"}}) {
+    EXPECT_TRUE(same(dequantized_weight(times(linear, factor)),
+                     mx::multiply(dequantized_weight(linear), factor)));
+  }
+}
+
+TEST(Rope, ReversedTurnsBack) {
+  auto x = random({1, 4, 2 * 16}, 1);
+  auto turned = [](const mx::array& y, const Rope& rope) {
+    auto now = rope.at(4, 3);
+    auto heads = kernels::table().norm_rope(y, 2, nullptr, &now, 3);
+    return mx::reshape(mx::swapaxes(heads, 1, 2), y.shape());
+  };
+  auto forth = turned(x, make_rope({.dimensions = 16, .base = 500}, {}));
+  EXPECT_FALSE(same(forth, x));
+  EXPECT_TRUE(same(turned(forth, reversed_rope(16, 500)), x));
+}
+
+TEST(Activations, XieluIsItsFormula) {
+  auto f = xielu(
+      mx::array(0.3f), mx::array(-0.2f), mx::array(0.5f), mx::array(-1e-6f));
+  auto y = f(mx::array({2.0f, -1.0f, 0.0f}));
+  const float a = std::log1p(std::exp(0.3f));
+  const float b = 0.5f + std::log1p(std::exp(-0.2f));
+  EXPECT_NEAR(mx::slice(y, {0}, {1}).item<float>(), a * 4 + 1, 1e-5);
+  EXPECT_NEAR(mx::slice(y, {1}, {2}).item<float>(),
+              (std::expm1(-1.0f) + 1) * b - 0.5f,
+              1e-5);
+  EXPECT_NEAR(mx::slice(y, {2}, {3}).item<float>(), 0, 1e-5);
+}
+
+TEST(Activations, SparseGeluKeepsTheLargest) {
+  auto x = random({1, 4000}, 5);
+  auto kept = mx::sum(mx::greater(sparse_gelu(0.9)(x), mx::array(0.0f)));
+  EXPECT_NEAR(kept.item<std::int32_t>(), 400, 60);
 }
 
 }  // namespace

@@ -101,6 +101,10 @@ Router::Choice Router::operator()(const mx::array& x) const {
     auto sum = mx::sum(scores, -1, /*keepdims=*/true);
     scores = mx::divide(scores, mx::maximum(sum, constant(1e-20f)));
   }
+  if (expert_scale) {
+    auto scales = mx::astype(*expert_scale, mx::float32);
+    scores = mx::multiply(scores, mx::take(scales, indices));
+  }
   if (spec.scale != 1.0f) scores = mx::multiply(scores, constant(spec.scale));
   return {indices, scores};
 }

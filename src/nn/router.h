@@ -38,6 +38,7 @@ struct RouterSpec {
 struct Router {
   kernels::Linear linear;                   // [E, D]
   std::optional<mx::array> selection_bias;  // [E], added to choose only
+  std::optional<mx::array> expert_scale;    // [E], multiplies the scores
   RouterSpec spec;
 
   struct Choice {
