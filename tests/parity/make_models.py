@@ -173,10 +173,17 @@ VARIANTS = {
         ONE_KV_HEAD | {"num_experts": 0, "head_dim": 32},
         {"norm_topk_prob": False, "num_experts_per_tok": 4, "moe_intermediate_size": 32},
     ],
+    "afm7": [{"num_kv_heads": 1, "num_kv_reuse_layers": 1, "hidden_dim_scale_factor": 2.0}, {"num_kv_reuse_layers": 3, "num_heads": 2}],
+    "apertus": [TIED | ONE_KV_HEAD | {"mlp_bias": True, "rope_scaling": LLAMA3}],
+    "bitnet": [UNTIED | BIASES | ONE_KV_HEAD | {"rope_scaling": LINEAR, "hidden_size": 128}],
     "cohere": [BIASES | ONE_KV_HEAD | {"layer_norm_bias": True, "use_qk_norm": True}],
     "ernie4_5": [TIED | ONE_KV_HEAD | {"use_bias": True, "head_dim": 24}],
     "exaone": [UNTIED | BIASES | ONE_KV_HEAD | {"head_dim": None, "rope_scaling": YARN}],
     "exaone4": [TIED | {"sliding_window": 6, "sliding_window_pattern": "LG", "num_hidden_layers": 3}],
+    "gemma3n": [{"text_config": ONE_KV_HEAD | {"altup_num_inputs": 3, "altup_active_idx": 1, "altup_coef_clip": 0.5, "altup_correct_scale": False, "vocab_size_per_layer_input": 48, "intermediate_size": [96, 64, 96, 128]}}],
+    "gemma4": [{"text_config": UNTIED | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}}, {"text_config": {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48}}],
+    "gemma4_text": [{"num_kv_shared_layers": 1, "use_double_wide_mlp": False, "layer_types": ["full_attention", "sliding_attention"] * 2, "rope_parameters": {"full_attention": {"rope_theta": 5000.0}}}, {"num_kv_shared_layers": 0, "global_head_dim": 0, "rope_traditional": True}],
+    "gemma4_unified": [],
     "glm": [UNTIED | ONE_KV_HEAD | {"attention_bias": True, "head_dim": 24}],
     "gpt2": [{"n_head": 2, "layer_norm_epsilon": 1e-3}],
     "gpt_bigcode": [UNTIED | BIASES | {"multi_query": False, "n_head": 2}, {"attention_bias": False, "mlp_bias": False}],
@@ -186,6 +193,7 @@ VARIANTS = {
     "hunyuan_v1_dense": [TIED | ONE_KV_HEAD | {"attention_bias": True, "use_qk_norm": False, "head_dim": 24}, {"rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}}],
     "internlm2": [TIED | {"bias": True, "rope_scaling": None, "rope_traditional": True}, ONE_KV_HEAD | {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16}],
     "internlm3": [TIED | {"bias": True, "qkv_bias": True, "rope_scaling": None, "num_key_value_heads": None}],
+    "iquestloopcoder": [TIED | BIASES | ONE_KV_HEAD | {"loop_window_size": 5, "rope_scaling": YARN}],
     "lille-130m": [{"n_kv_heads": 1, "layer_norm_eps": 1e-3}],
     "llava": [{"text_config": TIED | {"head_dim": 24}}],
     "mimo": [TIED | ONE_KV_HEAD | {"rope_scaling": LINEAR, "rope_traditional": True}],
@@ -193,6 +201,7 @@ VARIANTS = {
     "ministral3": [TIED | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}, ONE_KV_HEAD | {"head_dim": None, "rope_parameters": {"rope_theta": 5000.0, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4}}],
     "mistral3": [{"text_config": {"tie_word_embeddings": None, "model_type": "ministral3", "rope_parameters": {"rope_theta": 5000.0, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4}}}],
     "muse_glimmer": [TIED | {"layer_rope_theta": [0, 1.0, 1.0, 0], "post_norm_eps": None, "head_dim": 32}, ONE_KV_HEAD | {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}],
+    "nanbeige": [{"num_loops": 3}, TIED | BIASES | {"loop_loss_weights": [0.5], "skip_loop_final_norm": True, "head_dim": 24}],
     "nanochat": [{"num_key_value_heads": 2, "rope_theta": 500.0, "num_hidden_layers": 3}],
     "nemotron": [TIED | BIASES | {"head_dim": 24, "partial_rotary_factor": 1.0, "rope_scaling": None}, ONE_KV_HEAD | {"rope_scaling": {"type": "linear", "factor": 2.5}}],
     "olmo": [{"mlp_hidden_size": 128, "embedding_size": 104, "rope_traditional": True, "n_heads": 2}],
@@ -209,14 +218,25 @@ VARIANTS = {
     "seed_oss": [BIASES | ONE_KV_HEAD | {"tie_word_embeddings": False, "rope_scaling": YARN, "rope_traditional": True}],
     "spark2_5": [UNTIED | BIASES | {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}],
     "stablelm": [ONE_KV_HEAD | {"use_qkv_bias": False, "use_parallel_residual": True, "qk_layernorm": True}],
+    "talkie": [{"num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "rope_theta": 500.0}],
     "telechat3": [TIED | BIASES | ONE_KV_HEAD | {"head_dim": 24, "rope_scaling": YARN}],
 }
 
 VARIANTS |= expert_variants.VARIANTS
 
-HF_LAYOUT = ("mixtral", "qwen2_moe", "qwen3_moe") + expert_variants.HF_LAYOUT
+HF_LAYOUT = (
+    "gemma4",
+    "gpt2",
+    "gpt_neox",
+    "gptj",
+    "mixtral",
+    "qwen2_moe",
+    "qwen2_vl",
+    "qwen3_moe",
+) + expert_variants.HF_LAYOUT
 
 EVERYWHERE = [("affine", 4, 32), ("affine", 8, 64)]
+NOT_QUANTIZED = ("afm7",)  # the reference can't
 # Further formats: bits, group sizes and modes are spread over the families.
 QUANTIZED = {
     "llama": [("affine", 2, 32), ("affine", 3, 64), ("nvfp4", 4, 16), ("mxfp8", 8, 32)],
@@ -354,12 +374,18 @@ def corrected(module_name):
     make_mask = kept.get("create_attention_mask")
     if module_name == "olmo":
         module.create_attention_mask = additive(make_mask)
-        call = module.Model.__call__
 
         class Model(module.Model):
             def __call__(self, *args, **kwargs):
-                out = call(self, *args, **kwargs)
+                out = super().__call__(*args, **kwargs)
                 return out[0] if isinstance(out, tuple) else out
+
+        module.Model = Model
+    elif module_name == "gemma3n":
+
+        class Model(module.Model):
+            def __call__(self, inputs, cache=None, **kwargs):
+                return super().__call__(inputs, cache=cache or self.make_cache(), **kwargs)
 
         module.Model = Model
     elif module_name == "plamo3":
@@ -398,6 +424,7 @@ def cases(family, config):
         yield "hf", config, {"hf_layout": True}
     # 8 bits take the ways of 4: the dense families show it.
     everywhere = EVERYWHERE[:1] if family in expert_variants.VARIANTS else EVERYWHERE
+    everywhere = [] if family in NOT_QUANTIZED else everywhere
     for mode, bits, group in everywhere + QUANTIZED.get(family, []):
         options = {"quantize": bits, "group_size": group, "mode": mode}
         yield f"{mode}_{bits}_{group}", config, options

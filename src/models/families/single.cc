@@ -1,4 +1,4 @@
-// Architectures that differ from llama in a few places each: granite,
+// Architectures that differ from llama in a few places each: apertus, granite,
 // hunyuan_v1_dense, lille-130m, minicpm, nanochat, stablelm, starcoder2.
 #include <algorithm>
 #include <cmath>
@@ -8,6 +8,27 @@
 #include "models/weight_names.h"
 
 namespace mlxlm {
+
+ArchSpec apertus_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
+  spec.tied_head = config.require_bool("tie_word_embeddings");
+  spec.mlp_bias = config.require_bool("mlp_bias");
+  require_false(config, "attention_bias");
+  require_false(config, "post_norm");
+  require_true(config, "qk_norm");
+  spec.qk_norm = QkNorm::per_head;
+  spec.gated_mlp = false;
+  spec.names.attention_norm = "attention_layernorm";
+  spec.names.mlp_norm = "feedforward_layernorm";
+  spec.names.mlp_activation = "act_fn";
+  spec.ropes = {read_rope(config,
+                          spec.head_size,
+                          0,
+                          false,
+                          config.require_int("max_position_embeddings", 1))};
+  apply_rules(checkpoint, {{WeightRule::Action::squeeze, "*.act_fn.*"}});
+  return spec;
+}
 
 ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
