@@ -97,6 +97,7 @@ ArchSpec minicpm3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec olmoe_spec(const ConfigReader&, Checkpoint&);
 ArchSpec granitemoe_spec(const ConfigReader&, Checkpoint&);
 ArchSpec ernie4_5_moe_spec(const ConfigReader&, Checkpoint&);
+ArchSpec mellum_spec(const ConfigReader&, Checkpoint&);
 ArchSpec minimax_spec(const ConfigReader&, Checkpoint&);
 ArchSpec klear_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phimoe_spec(const ConfigReader&, Checkpoint&);

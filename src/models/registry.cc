@@ -59,6 +59,7 @@ constexpr Family kFamilies[] = {
     {"llama4", llama4_spec},
     {"llama4_text", llama4_text_spec},
     {"llava", mistral3_spec},
+    {"mellum", mellum_spec},
     {"mimo", mimo_spec},
     {"mimo_v2_flash", mimo_v2_flash_spec},
     {"minicpm", minicpm_spec},

@@ -169,6 +169,18 @@ VARIANTS = {
     "llama4_text": [
         {"tie_word_embeddings": True, "use_qk_norm": False, "no_rope_layers": [0, 1, 0, 1]},
     ],
+    "mellum": [
+        {
+            "tie_word_embeddings": True,
+            "norm_topk_prob": False,
+            "num_experts_per_tok": 3,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": YARN | {"rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        }
+    ],
     "mimo_v2_flash": [
         {
             "add_full_attention_sink_bias": True,
@@ -249,6 +261,7 @@ VARIANTS = {
 
 # Published in another layout than the reference's.
 HF_LAYOUT = (
+    "Klear",
     "afmoe",
     "bailing_moe",
     "dbrx",
@@ -266,9 +279,9 @@ HF_LAYOUT = (
     "granitemoe",
     "kimi_k25",
     "kimi_vl",
-    "Klear",
     "laguna",
     "llama4",
+    "mellum",
     "mimo_v2_flash",
     "minimax",
     "mistral4",

@@ -1,6 +1,7 @@
-// Plain attention with experts: olmoe, granitemoe, ernie4_5_moe, minimax
-// (minimax_m2), klear, phimoe, gpt_oss, qwen3_vl_moe.
+// Plain attention with experts: olmoe, granitemoe, ernie4_5_moe, mellum,
+// minimax (minimax_m2), klear, phimoe.
 #include <algorithm>
+#include <map>
 
 #include <mlx/mlx.h>
 
@@ -91,6 +92,37 @@ ArchSpec ernie4_5_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
       checkpoint.weights.insert_or_assign(mlp + bias_name, mx::flatten(*value));
     }
   }
+  stack_layers(checkpoint, spec);
+  return spec;
+}
+
+ArchSpec mellum_spec(const ConfigReader& config, Checkpoint& checkpoint) {
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::required);
+  spec.tied_head = config.require_bool("tie_word_embeddings");
+  spec.qk_norm = QkNorm::per_head;
+  if (!config.has("layer_types")) config.fail("layer_types", "a list");
+  read_layer_types(config, spec, config.require_int("sliding_window", 1));
+  hold_windows(spec);
+  const nn::RopeOptions options{
+      .dimensions = spec.head_size,
+      .max_positions = config.require_int("max_position_embeddings", 1)};
+  const auto parameters = config.require_object("rope_parameters");
+  std::map<bool, int> rope_of;  // of layers with a window and without
+  for (auto& layer : spec.layers) {
+    const bool windowed = layer.window_tokens > 0;
+    if (!rope_of.contains(windowed)) {
+      const auto own = parameters.require_object(windowed ? "sliding_attention"
+                                                          : "full_attention");
+      auto rope = options;
+      rope.base = read_rope_theta(own, 0);
+      rope_of[windowed] = static_cast<int>(spec.ropes.size());
+      spec.ropes.push_back(nn::make_rope(rope, own));
+    }
+    layer.rope = rope_of[windowed];
+  }
+  auto experts = read_experts(config);
+  experts.router.normalize = config.require_bool("norm_topk_prob");
+  use_experts(spec, experts);
   stack_layers(checkpoint, spec);
   return spec;
 }
