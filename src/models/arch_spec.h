@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/seam.h"
+#include "models/mixer_spec.h"
 #include "nn/attention.h"
 #include "nn/latent_attention.h"
 #include "nn/mlp.h"
@@ -80,8 +81,13 @@ enum class QkNorm { none, per_head, over_heads, each_head };
 enum class QkvLayout { blocks, by_key_head };
 
 // What the heads' answers are multiplied by the sigmoid of: one number for each
-// head, or one for each of their numbers.
-enum class OutputGate { none, per_head, full };
+// head, or one for each of their numbers, whose rows may follow each head's in
+// the queries' projection.
+enum class OutputGate { none, per_head, full, in_queries };
+
+// What LayerSpec::mixer is where it is no index in ArchSpec::mixers.
+inline constexpr int kAttention = -1;
+inline constexpr int kNoMixer = -2;  // the layer is an MLP alone, with no cache
 
 // Attention over latents in place of plain heads (nn/latent_attention.h).
 struct LatentSpec {
@@ -111,6 +117,8 @@ struct ExpertNames {
   std::string shared_gate;
   std::string router_scale;  // a tensor [D] of the norm before the router
   std::string expert_scale;  // a tensor [E], nn::Router::expert_scale
+  // nn::Experts::to_latent, from_latent.
+  std::string to_latent = "fc1_latent_proj", from_latent = "fc2_latent_proj";
   // nn::ExpertNorms.
   std::string chosen_norm, chosen_output_norm, shared_output_norm;
 };
@@ -120,6 +128,7 @@ struct ExpertsSpec {
   int num_experts = 0;
   int num_self_experts = 0;  // after those, whose answer is their input
   int hidden_size = 0;       // of one expert
+  int latent_size = 0;       // of what the experts see; 0: the model's width
   bool bias = false;
   nn::RouterSpec router;
   bool router_bias = false;
@@ -132,6 +141,8 @@ struct ExpertsSpec {
 };
 
 struct LayerSpec {
+  int mixer = kAttention;
+  bool mlp = true;              // false: the layer is a mixer alone
   int window_tokens = 0;        // 0: all earlier tokens are seen
   bool rotating_cache = false;  // holds the window only
   int rope = 0;                 // index in ArchSpec::ropes; -1: no positions
@@ -152,12 +163,13 @@ struct LayerSpec {
   bool keys_are_values = false;  // values are keys as they are projected
   bool norm_after = false;       // the last norm comes after this layer, too
   double sparse_share = 0;       // nn::sparse_gelu in place of the activation
-  // Where they differ from ArchSpec's; 0: they don't.
+  // Where they differ from ArchSpec's; 0 or none: they don't.
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_size = 0;
   int value_size = 0;  // of a head's values
   int intermediate_size = 0;
+  std::optional<LayerNames> names;
 };
 
 struct ArchSpec {
@@ -215,6 +227,7 @@ struct ArchSpec {
   float logit_softcap = 0;  // 0: off
 
   std::vector<nn::Rope> ropes;
+  std::vector<MixerSpec> mixers;
   std::optional<PerLayerInputSpec> per_layer_input;
   std::optional<AltUpSpec> altup;
   std::vector<LayerSpec> layers;

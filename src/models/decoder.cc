@@ -35,6 +35,20 @@ mx::Dtype activation_dtype(const Checkpoint& checkpoint,
   return mx::bfloat16;
 }
 
+// The runs of the next tokens. Recurrent layers don't count theirs, others do.
+std::vector<kernels::TokenRun> runs_of(const PromptCache& cache,
+                                       int num_tokens) {
+  if (cache.empty()) return token_runs(nullptr, num_tokens);
+  auto runs = token_runs(cache[0].get(), num_tokens);
+  for (const auto& layer : cache) {
+    const auto counted = token_runs(layer.get(), num_tokens);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      runs[i].offset = std::max(runs[i].offset, counted[i].offset);
+    }
+  }
+  return runs;
+}
+
 const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
   return norm ? &*norm : nullptr;
 }
@@ -55,8 +69,10 @@ Decoder::Decoder(ArchSpec spec,
   if (!options.lazy) prepare_weights();
   repeat_layers();
   for (const auto& layer : spec_.layers) {
-    cache_index_.push_back(layer.keys_of < 0 ? num_caches_++
-                                             : cache_index_.at(layer.keys_of));
+    cache_index_.push_back(layer.mixer == kNoMixer ? -1
+                           : layer.keys_of < 0
+                               ? num_caches_++
+                               : cache_index_.at(layer.keys_of));
   }
 }
 
@@ -163,26 +179,49 @@ void Decoder::prepare_weights() {
   for (auto& layer : layers_) for_each_linear(layer, prepare_one);
 }
 
+// x and what the layer's mixer, if it isn't attention, makes of it.
+mx::array Decoder::mix(const Layer& layer,
+                       const mx::array& x,
+                       Cache* cache,
+                       Pass& pass) const {
+  const auto* mixer = std::get_if<MixerPtr>(&layer.mixer);
+  if (mixer == nullptr) return x;
+  std::size_t row = 0;
+  return each_row(x, cache, [&](const mx::array& own, Cache* own_cache) {
+    const nn::MixerInput input{own,
+                               pointer(layer.attention_norm),
+                               own_cache,
+                               pass.runs[row].offset,
+                               &pass.shared[row]};
+    ++row;
+    return (**mixer)(
+        input,
+        {pointer(layer.attention_output_norm), &own, spec_.residual_scale});
+  });
+}
+
 mx::array Decoder::run(const Layer& layer,
                        const mx::array& x,
-                       Caches caches) const {
+                       Caches caches,
+                       Pass& pass) const {
   const auto* attention_norm = pointer(layer.attention_norm);
-  const auto* attention = std::get_if<nn::Attention>(&layer.attention);
-  auto heads =
-      attention != nullptr
-          ? attention->attend(x, attention_norm, caches.own, caches.other)
-          : std::get<nn::LatentAttention>(layer.attention)
-                .attend(x, attention_norm, caches.own);
-  const kernels::Linear& out =
-      *std::visit([](const auto& part) { return &part.o; }, layer.attention);
+  std::optional<mx::array> heads;  // of attention
+  const kernels::Linear* out = nullptr;
+  if (auto* attention = std::get_if<nn::Attention>(&layer.mixer)) {
+    heads = attention->attend(x, attention_norm, caches.own, caches.other);
+    out = &attention->o;
+  } else if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
+    heads = latent->attend(x, attention_norm, caches.own);
+    out = &latent->o;
+  }
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  const bool plain = !spec_.parallel && !layer.laurel;
+  const bool plain = heads && !spec_.parallel && !layer.laurel;
   if (dense != nullptr && dense->fusible() && plain) {
     return kernels::finish_layer(
         kernels::table(),
-        heads,
+        *heads,
         x,
-        {.out = &out,
+        {.out = out,
          .out_norm = pointer(layer.attention_output_norm),
          .mlp_norm = pointer(layer.mlp_norm),
          .gate = dense->gate ? &*dense->gate : nullptr,
@@ -192,12 +231,13 @@ mx::array Decoder::run(const Layer& layer,
          .activation = dense->activation,
          .scale = spec_.residual_scale});
   }
-  auto h =
-      kernels::table().linear_residual(nn::in_token_order(heads),
-                                       out,
-                                       pointer(layer.attention_output_norm),
-                                       &x,
-                                       spec_.residual_scale);
+  auto h = heads ? kernels::table().linear_residual(
+                       nn::in_token_order(*heads),
+                       *out,
+                       pointer(layer.attention_output_norm),
+                       &x,
+                       spec_.residual_scale)
+                 : mix(layer, x, caches.own, pass);
   if (layer.laurel) {
     auto around = (*layer.laurel)(kernels::table().norm(x, *attention_norm));
     h = mx::multiply(mx::add(h, around),
@@ -208,19 +248,21 @@ mx::array Decoder::run(const Layer& layer,
   const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
   const nn::Residual residual{
       pointer(layer.mlp_output_norm), &h, spec_.residual_scale};
-  return std::visit(
-      [&](const auto& mlp) { return mlp(mlp_input, mlp_norm, residual); },
-      layer.mlp);
+  if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
+  const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
+  return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
 }
 
 // streams and per_layer_input as in nn::AltUp and nn::PerLayerGate.
 mx::array Decoder::run_streams(const Layer& layer,
                                const mx::array& streams,
                                const mx::array& per_layer_input,
-                               Caches caches) const {
+                               Caches caches,
+                               Pass& pass) const {
   const auto& altup = *layer.altup;
   auto predictions = altup.predict(streams);
-  auto activated = run(layer, nn::stream(predictions, altup.active), caches);
+  auto activated =
+      run(layer, nn::stream(predictions, altup.active), caches, pass);
   auto corrected = altup.correct(predictions, activated);
   auto first = nn::stream(corrected, altup.active);
   if (layer.altup_output_scale) {
@@ -281,7 +323,7 @@ PromptCache Decoder::with_shared_caches(const PromptCache& cache) const {
 }
 
 Decoder::Caches Decoder::caches_of(int layer, const PromptCache& cache) const {
-  if (cache.empty()) return {};
+  if (cache.empty() || cache_index_[layer] < 0) return {};
   const int other = spec_.layers[layer].also_reads;
   return {cache[cache_index_[layer]].get(),
           other < 0 ? nullptr : cache[cache_index_[other]].get()};
@@ -319,8 +361,9 @@ mx::array Decoder::run_layers(
   }
   auto h =
       input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
-  h = first_state(
-      h, token_runs(cache.empty() ? nullptr : cache[0].get(), h.shape(1)));
+  Pass pass{.runs = runs_of(cache, h.shape(1))};
+  pass.shared.resize(pass.runs.size());
+  h = first_state(h, pass.runs);
   std::vector<mx::array> side_inputs;  // [B, L, P] for each layer
   if (per_layer_inputs_) {
     side_inputs = mx::split((*per_layer_inputs_)(tokens, h), num_layers(), 2);
@@ -332,10 +375,10 @@ mx::array Decoder::run_layers(
     const auto& layer = layers_[i];
     const auto caches = caches_of(static_cast<int>(i), cache);
     if (layer.altup) {
-      h = run_streams(layer, h, side_inputs[i], caches);
+      h = run_streams(layer, h, side_inputs[i], caches, pass);
       continue;
     }
-    h = run(layer, h, caches);
+    h = run(layer, h, caches, pass);
     if (layer.per_layer_gate) {
       h = mx::add(h, (*layer.per_layer_gate)(h, side_inputs[i]));
     }
@@ -352,9 +395,12 @@ PromptCache Decoder::make_cache(int max_kv_size) const {
   const bool indexed = spec_.latent && spec_.latent->index.num_heads > 0;
   PromptCache cache;
   cache.reserve(spec_.layers.size());
-  for (const auto& layer : spec_.layers) {
-    if (layer.keys_of >= 0) continue;
-    if (layer.rotating_cache) {
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const auto& layer = spec_.layers[i];
+    if (layer.keys_of >= 0 || layer.mixer == kNoMixer) continue;
+    if (auto* mixer = std::get_if<MixerPtr>(&layers_[i].mixer)) {
+      cache.push_back((*mixer)->make_cache());
+    } else if (layer.rotating_cache) {
       cache.push_back(make_rotating_cache(layer.window_tokens));
     } else if (layer.chunk_tokens > 0) {
       cache.push_back(make_chunked_cache(layer.chunk_tokens));

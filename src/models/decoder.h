@@ -62,11 +62,24 @@ class Decoder : public Model {
     Cache* other = nullptr;
   };
   Caches caches_of(int layer, const PromptCache& cache) const;
-  mx::array run(const Layer& layer, const mx::array& x, Caches caches) const;
+  // A pass over the tokens of some runs, of which each row has one.
+  struct Pass {
+    TokenRuns runs;
+    std::vector<std::optional<mx::array>> shared;  // nn::MixerInput's, by row
+  };
+  mx::array mix(const Layer& layer,
+                const mx::array& x,
+                Cache* cache,
+                Pass& pass) const;
+  mx::array run(const Layer& layer,
+                const mx::array& x,
+                Caches caches,
+                Pass& pass) const;
   mx::array run_streams(const Layer& layer,
                         const mx::array& streams,
                         const mx::array& per_layer_input,
-                        Caches caches) const;
+                        Caches caches,
+                        Pass& pass) const;
   mx::array finish_logits(mx::array logits) const;
 
   ArchSpec spec_;
@@ -78,7 +91,7 @@ class Decoder : public Model {
   std::vector<kernels::Linear> altup_in_, altup_out_;
   std::vector<Layer> layers_;
   // Of each layer: which entry of the prompt cache is its own, or that of the
-  // layer whose keys it reads.
+  // layer whose keys it reads; -1: none.
   std::vector<int> cache_index_;
   int num_caches_ = 0;
   std::optional<kernels::Norm> norm_;

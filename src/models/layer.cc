@@ -5,7 +5,9 @@
 #include <mlx/mlx.h>
 
 #include "models/latent_layer.h"
+#include "models/make_mixer.h"
 #include "nn/linear.h"
+#include "nn/side_by_side.h"
 
 namespace mlxlm {
 namespace {
@@ -22,23 +24,16 @@ class LayerMaker {
  public:
   LayerMaker(const ArchSpec& spec, WeightBinder& weights, int index)
       : spec_(spec),
-        names_(spec.names),
         layer_(spec.layers[index]),
+        names_(layer_.names ? *layer_.names : spec.names),
         weights_(weights),
         index_(index),
         path_(spec.layer_path(index)) {}
 
   Layer make() {
-    Layer layer{.attention_norm = norm(names_.attention_norm, spec_.norm),
-                .attention_output_norm =
-                    norm(names_.attention_output_norm,
-                         spec_.attention_output_norm_spec.value_or(spec_.norm)),
-                .mlp_norm = norm(names_.mlp_norm, spec_.norm),
-                .mlp_output_norm =
-                    norm(names_.mlp_output_norm,
-                         spec_.mlp_output_norm_spec.value_or(spec_.norm)),
-                .attention = make_first_part(),
-                .mlp = make_second_part()};
+    Layer layer;
+    if (layer_.mixer != kNoMixer) add_first_part(layer);
+    if (layer_.mlp) add_second_part(layer);
     if (!names_.scalar.empty()) {
       layer.scalar = weights_.tensor(path_ + names_.scalar, {1});
     }
@@ -55,19 +50,48 @@ class LayerMaker {
     return weights_.norm(path_ + name, spec_.hidden_size, spec);
   }
 
-  std::variant<nn::Attention, nn::LatentAttention> make_first_part() {
+  void add_first_part(Layer& layer) {
+    layer.attention_norm = norm(names_.attention_norm, spec_.norm);
+    layer.attention_output_norm =
+        norm(names_.attention_output_norm,
+             spec_.attention_output_norm_spec.value_or(spec_.norm));
     const auto path = below(path_, names_.attention);
-    if (spec_.latent) {
-      return make_latent_attention(spec_, layer_, weights_, path);
+    if (layer_.mixer != kAttention) {
+      layer.mixer = make_mixer(layer_.mixer);
+    } else if (spec_.latent) {
+      layer.mixer = make_latent_attention(spec_, layer_, weights_, path);
+    } else {
+      layer.mixer = make_attention(path);
     }
-    return make_attention(path);
   }
 
-  std::variant<nn::Mlp, nn::Experts> make_second_part() {
+  void add_second_part(Layer& layer) {
+    layer.mlp_norm = norm(names_.mlp_norm, spec_.norm);
+    layer.mlp_output_norm =
+        norm(names_.mlp_output_norm,
+             spec_.mlp_output_norm_spec.value_or(spec_.norm));
     const auto path = below(path_, names_.mlp);
-    if (layer_.experts) return make_experts(path, *layer_.experts);
-    return make_mlp(path,
-                    or_else(layer_.intermediate_size, spec_.intermediate_size));
+    if (layer_.experts) {
+      layer.mlp = make_experts(path, *layer_.experts);
+    } else {
+      layer.mlp = make_mlp(
+          path, or_else(layer_.intermediate_size, spec_.intermediate_size));
+    }
+  }
+
+  MixerPtr make_mixer(int index) {
+    if (index == kAttention) {
+      return std::make_shared<nn::AttentionMixer>(
+          make_attention(below(path_, names_.attention)));
+    }
+    const auto& mixer = spec_.mixers[index];
+    const auto* several = std::get_if<SideBySideSpec>(&mixer);
+    if (several == nullptr) {
+      return mlxlm::make_mixer(mixer, spec_, weights_, path_, index_);
+    }
+    std::vector<MixerPtr> made;
+    for (int each : several->mixers) made.push_back(make_mixer(each));
+    return std::make_shared<nn::SideBySide>(std::move(made));
   }
 
   struct Sizes {
@@ -84,7 +108,8 @@ class LayerMaker {
             or_else(layer_.value_size, head)};
   }
 
-  // One, two or three of queries, keys and values.
+  // One, two or three of queries, keys and values; and the gate where it is
+  // in_queries.
   std::vector<kernels::Linear> make_qkv(const std::string& path,
                                         const Sizes& heads) {
     const int sizes[] = {heads.num_heads * heads.head,
@@ -95,6 +120,15 @@ class LayerMaker {
           path + name, size, spec_.hidden_size, spec_.qkv_bias);
     };
     if (layer_.keys_of >= 0) return {projection(names_.q, sizes[0])};
+    if (spec_.output_gate == OutputGate::in_queries) {
+      const int each[] = {heads.head, heads.head};
+      auto queries = nn::split_row_groups(
+          projection(names_.q, 2 * sizes[0]), heads.num_heads, each);
+      return {queries[0],
+              projection(names_.k, sizes[1]),
+              projection(names_.v, sizes[2]),
+              queries[1]};
+    }
     if (layer_.keys_are_values) {
       return {projection(names_.q, sizes[0]), projection(names_.k, sizes[1])};
     }
@@ -152,7 +186,7 @@ class LayerMaker {
       return weights_.tensor(path_ + name, {1});
     };
     if (!names_.attention_gain.empty()) {
-      auto& o = std::get<nn::Attention>(layer.attention).o;
+      auto& o = std::get<nn::Attention>(layer.mixer).o;
       o = nn::times(o, gain(names_.attention_gain));
     }
     if (!names_.mlp_gain.empty()) {
@@ -245,7 +279,9 @@ class LayerMaker {
     if (spec_.qk_norm != QkNorm::none && layer_.qk_norm) {
       add_qk_norms(attention, path, sizes.head);
     }
-    if (spec_.output_gate != OutputGate::none) {
+    if (spec_.output_gate == OutputGate::in_queries) {
+      attention.gate = qkv[3];
+    } else if (spec_.output_gate != OutputGate::none) {
       const bool full = spec_.output_gate == OutputGate::full;
       attention.gate = weights_.linear(path + names_.output_gate,
                                        full ? width : sizes.num_heads,
@@ -351,17 +387,24 @@ class LayerMaker {
                                    experts.bias);
     };
     const int width = spec_.hidden_size;
+    const int seen = or_else(experts.latent_size, width);
     nn::Experts made{.router = make_router(path, experts),
                      .norms = make_expert_norms(path, experts.names),
                      .num_experts = experts.num_experts,
                      .scale_input = experts.scale_input,
-                     .up = stack(names_.up, experts.hidden_size, width),
-                     .down = stack(names_.down, width, experts.hidden_size),
+                     .up = stack(names_.up, experts.hidden_size, seen),
+                     .down = stack(names_.down, seen, experts.hidden_size),
                      .activation = spec_.activation,
                      .clamp = experts.clamp,
                      .shared_kind = experts.shared_gate};
     if (spec_.gated_mlp) {
-      made.gate = stack(names_.gate, experts.hidden_size, width);
+      made.gate = stack(names_.gate, experts.hidden_size, seen);
+    }
+    if (experts.latent_size > 0) {
+      made.to_latent = weights_.linear(
+          path + experts.names.to_latent, seen, width, spec_.mlp_bias);
+      made.from_latent = weights_.linear(
+          path + experts.names.from_latent, width, seen, spec_.mlp_bias);
     }
     if (experts.shared_hidden_size > 0) {
       made.shared = make_mlp(path + experts.names.shared + ".",
@@ -378,8 +421,8 @@ class LayerMaker {
   }
 
   const ArchSpec& spec_;
-  const LayerNames& names_;
   const LayerSpec& layer_;
+  const LayerNames& names_;
   WeightBinder& weights_;
   int index_;
   std::string path_;
@@ -393,18 +436,28 @@ Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index) {
 
 Layer repeat_layer(const ArchSpec& spec, const Layer& layer, int index) {
   auto repeated = layer;
-  std::get<nn::Attention>(repeated.attention).spec.window_tokens =
+  std::get<nn::Attention>(repeated.mixer).spec.window_tokens =
       spec.layers[index].window_tokens;
   return repeated;
 }
 
 void for_each_linear(Layer& layer,
                      const std::function<void(kernels::Linear&)>& visit) {
-  auto visit_part = [&](auto& part) {
-    for (auto* each : part.linears()) visit(*each);
+  auto visit_all = [&](const std::vector<kernels::Linear*>& linears) {
+    for (auto* each : linears) visit(*each);
   };
-  std::visit(visit_part, layer.attention);
-  std::visit(visit_part, layer.mlp);
+  if (auto* attention = std::get_if<nn::Attention>(&layer.mixer)) {
+    visit_all(attention->linears());
+  } else if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
+    visit_all(latent->linears());
+  } else if (auto* mixer = std::get_if<MixerPtr>(&layer.mixer)) {
+    visit_all((*mixer)->linears());
+  }
+  if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
+    visit_all(mlp->linears());
+  } else if (auto* experts = std::get_if<nn::Experts>(&layer.mlp)) {
+    visit_all(experts->linears());
+  }
   if (auto& gate = layer.per_layer_gate) {
     visit(gate->gate);
     visit(gate->projection);

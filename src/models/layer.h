@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <variant>
 
@@ -10,16 +11,22 @@
 #include "nn/altup.h"
 #include "nn/attention.h"
 #include "nn/latent_attention.h"
+#include "nn/mixer.h"
 #include "nn/mlp.h"
 #include "nn/per_layer_inputs.h"
 
 namespace mlxlm {
 
+using MixerPtr = std::shared_ptr<nn::Mixer>;
+
 struct Layer {
   std::optional<kernels::Norm> attention_norm, attention_output_norm;
   std::optional<kernels::Norm> mlp_norm, mlp_output_norm;
-  std::variant<nn::Attention, nn::LatentAttention> attention;
-  std::variant<nn::Mlp, nn::Experts> mlp;
+  // Either may be missing. A mixer belongs to the layers that repeat this one,
+  // too.
+  std::variant<std::monostate, nn::Attention, nn::LatentAttention, MixerPtr>
+      mixer;
+  std::variant<std::monostate, nn::Mlp, nn::Experts> mlp;
   std::optional<nn::PerLayerGate> per_layer_gate;
   std::optional<mx::array> scalar;            // [1], multiplies what it answers
   std::optional<mx::array> first_state_gain;  // [1]

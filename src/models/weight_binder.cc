@@ -57,6 +57,16 @@ mx::array WeightBinder::tensor(const std::string& name,
       mx::astype(take(name, shape, Content::values), activation_dtype_));
 }
 
+mx::array WeightBinder::flat_tensor(const std::string& name, int size) {
+  mx::Shape shape{size};
+  auto found = checkpoint_.weights.find(name);
+  if (found != checkpoint_.weights.end() &&
+      found->second.size() == static_cast<std::size_t>(size)) {
+    shape = found->second.shape();
+  }
+  return derive(mx::reshape(tensor(name, shape), {size}));
+}
+
 void WeightBinder::quantize(kernels::Linear& linear,
                             const std::string& path,
                             const Quantization& quantization,
@@ -224,10 +234,28 @@ kernels::Norm WeightBinder::head_norm(const std::string& path,
 mx::array WeightBinder::norm_weight(const std::string& path,
                                     const mx::Shape& shape,
                                     const NormSpec& spec) {
-  auto weight = tensor(path + ".weight", shape);
+  const bool is_tensor = checkpoint_.weights.contains(path);
+  auto weight = tensor(is_tensor ? path : path + ".weight", shape);
   if (spec.weight_offset == 0) return weight;
   return derive(
       mx::add(weight, mx::array(spec.weight_offset, activation_dtype_)));
+}
+
+kernels::CausalConv WeightBinder::causal_conv(const std::string& path,
+                                              int num_channels,
+                                              int num_taps,
+                                              bool bias) {
+  const auto name = path + ".weight";
+  mx::Shape shape{num_channels, num_taps, 1};
+  auto found = checkpoint_.weights.find(name);
+  if (found != checkpoint_.weights.end() && found->second.ndim() == 3 &&
+      found->second.shape(1) == 1) {
+    std::swap(shape[1], shape[2]);
+  }
+  kernels::CausalConv conv{
+      derive(mx::reshape(tensor(name, shape), {num_channels, num_taps}))};
+  if (bias) conv.bias = tensor(path + ".bias", {num_channels});
+  return conv;
 }
 
 void WeightBinder::finish(bool strict, int num_layers) {

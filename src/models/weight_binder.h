@@ -26,6 +26,11 @@ class WeightBinder {
   // finish() will report.
   mx::array tensor(const std::string& name, const mx::Shape& shape);
 
+  // The tensor as a vector, whichever axes of its `size` numbers it has.
+  mx::array flat_tensor(const std::string& name, int size);
+  // Notes that `value`, computed from tensors, is to be evaluated; returns it.
+  mx::array derive(mx::array value);
+
   // [num_outputs, num_inputs], dense or quantized.
   kernels::Linear linear(const std::string& path,
                          int num_outputs,
@@ -57,6 +62,13 @@ class WeightBinder {
                           int size,
                           const NormSpec& spec);
 
+  // A convolution of each channel over time: [C, K, 1] or, as published by
+  // transformers, [C, 1, K].
+  kernels::CausalConv causal_conv(const std::string& path,
+                                  int num_channels,
+                                  int num_taps,
+                                  bool bias = false);
+
   // Throws Error{weights} with all faults; tensors nobody asked for are one
   // unless `strict` is off. `num_layers` of the model.
   void finish(bool strict, int num_layers);
@@ -76,7 +88,6 @@ class WeightBinder {
                          AdapterTarget target,
                          bool bias = false);
   kernels::Linear plain_matrix(const std::string& path, mx::Shape shape);
-  mx::array derive(mx::array value);
   mx::array norm_weight(const std::string& path,
                         const mx::Shape& shape,
                         const NormSpec& spec);

@@ -30,7 +30,7 @@ namespace mlxlm::nn {
 namespace {
 
 using kernels::test_layers::random;
-using MixerPtr = std::unique_ptr<Mixer>;
+using MixerPtr = std::shared_ptr<Mixer>;
 
 constexpr int kWidth = 12;
 constexpr int kTokens = 13;
@@ -54,13 +54,13 @@ const Rope& turn() {
 }
 
 MixerPtr short_conv() {
-  return std::make_unique<ShortConv>(
+  return std::make_shared<ShortConv>(
       dense(3 * kWidth), conv(kWidth, 3, false), dense(kWidth));
 }
 
 // One convolution for queries, keys and values, a decay per head.
 MixerPtr delta_net() {
-  return std::make_unique<DeltaNet>(
+  return std::make_shared<DeltaNet>(
       DeltaNetParts{.num_heads = 4,
                     .num_key_heads = 2,
                     .key_size = 5,
@@ -78,7 +78,7 @@ MixerPtr delta_net() {
 
 // Three convolutions, a decay per key, low ranks.
 MixerPtr kimi_delta_net() {
-  return std::make_unique<DeltaNet>(
+  return std::make_shared<DeltaNet>(
       DeltaNetParts{.num_heads = 2,
                     .num_key_heads = 2,
                     .key_size = 5,
@@ -98,7 +98,7 @@ MixerPtr kimi_delta_net() {
 }
 
 MixerPtr mamba() {
-  return std::make_unique<Mamba>(
+  return std::make_shared<Mamba>(
       MambaParts{.inner_size = 10,
                  .state_size = 3,
                  .step_rank = 2,
@@ -114,7 +114,7 @@ MixerPtr mamba() {
 }
 
 MixerPtr mamba2() {
-  return std::make_unique<Mamba2>(Mamba2Parts{.num_heads = 4,
+  return std::make_shared<Mamba2>(Mamba2Parts{.num_heads = 4,
                                               .head_size = 3,
                                               .num_groups = 2,
                                               .state_size = 5,
@@ -131,7 +131,7 @@ MixerPtr mamba2() {
 }
 
 MixerPtr plamo_mamba2() {
-  return std::make_unique<Mamba2>(
+  return std::make_shared<Mamba2>(
       Mamba2Parts{.num_heads = 4,
                   .head_size = 3,
                   .state_size = 5,
@@ -151,7 +151,7 @@ MixerPtr plamo_mamba2() {
 }
 
 MixerPtr rg_lru() {
-  return std::make_unique<RgLru>(
+  return std::make_shared<RgLru>(
       RgLruParts{.y = dense(kWidth, kWidth, true),
                  .x = dense(kWidth, kWidth, true),
                  .out = dense(kWidth, kWidth, true),
@@ -168,7 +168,7 @@ MixerPtr rwkv7() {
   auto low_rank = [] { return LowRankMlp{dense(3), dense(kWidth, 3)}; };
   auto share = [] { return random({kWidth}); };
   auto per_head = [] { return random({3, 4}); };
-  return std::make_unique<Rwkv7>(Rwkv7Parts{.num_heads = 3,
+  return std::make_shared<Rwkv7>(Rwkv7Parts{.num_heads = 3,
                                             .head_size = 4,
                                             .time_norm = norm(kWidth),
                                             .channel_norm = norm(kWidth),
@@ -197,7 +197,7 @@ MixerPtr rwkv7() {
 }
 
 MixerPtr lightning_attention() {
-  return std::make_unique<LightningAttention>(
+  return std::make_shared<LightningAttention>(
       LightningParts{.num_heads = 3,
                      .head_size = 4,
                      .q = dense(12),
@@ -215,7 +215,7 @@ MixerPtr lightning_attention() {
 }
 
 MixerPtr conv_attention(int window_tokens) {
-  return std::make_unique<ConvAttention>(ConvAttentionParts{
+  return std::make_shared<ConvAttention>(ConvAttentionParts{
       .num_heads = 4,
       .num_kv_heads = 2,
       .q = dense(16),
@@ -239,8 +239,8 @@ MixerPtr side_by_side() {
                       .spec = {.scale = 0.5f}};
   std::vector<MixerPtr> mixers;
   mixers.push_back(mamba2());
-  mixers.push_back(std::make_unique<AttentionMixer>(std::move(attention)));
-  return std::make_unique<SideBySide>(std::move(mixers));
+  mixers.push_back(std::make_shared<AttentionMixer>(std::move(attention)));
+  return std::make_shared<SideBySide>(std::move(mixers));
 }
 
 struct Case {

@@ -50,8 +50,9 @@ mx::array Mlp::operator()(const mx::array& x,
 
 std::vector<kernels::Linear*> Experts::linears() {
   std::vector<kernels::Linear*> all{&router.linear, &up, &down};
-  if (gate) all.push_back(&*gate);
-  if (shared_gate) all.push_back(&*shared_gate);
+  for (auto* each : {&gate, &shared_gate, &to_latent, &from_latent}) {
+    if (*each) all.push_back(&**each);
+  }
   if (shared) {
     for (auto* each : shared->linears()) all.push_back(each);
   }
@@ -105,8 +106,15 @@ mx::array Experts::operator()(const mx::array& x,
   auto input_of = [&](const std::optional<kernels::Norm>& own) {
     return own ? normed(x, own) : input;
   };
+  auto within = [&](const mx::array& y,
+                    const std::optional<kernels::Linear>& linear) {
+    return linear ? table.linear_residual(y, *linear, nullptr, nullptr, 1.0f)
+                  : y;
+  };
   auto chosen =
-      answer_of_chosen(input_of(norms.chosen), input_of(norms.router));
+      within(answer_of_chosen(within(input_of(norms.chosen), to_latent),
+                              input_of(norms.router)),
+             from_latent);
   auto y = with_shared(input, normed(chosen, norms.chosen_output));
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);
   if (residual.scale != 1.0f) {

@@ -62,6 +62,8 @@ struct Experts {
   kernels::Activation activation = kernels::Activation::silu;
   kernels::GateClamp clamp;
   std::optional<Mlp> shared;  // works on every token
+  // Around the chosen experts, which work on a smaller width between them.
+  std::optional<kernels::Linear> to_latent, from_latent;
   SharedGate shared_kind = SharedGate::none;
   std::optional<kernels::Linear> shared_gate;  // [1 or 2, D]
 

@@ -10,7 +10,7 @@ namespace mlxlm::nn {
 
 class SideBySide : public Mixer {
  public:
-  explicit SideBySide(std::vector<std::unique_ptr<Mixer>> mixers)
+  explicit SideBySide(std::vector<std::shared_ptr<Mixer>> mixers)
       : mixers_(std::move(mixers)) {}
 
   // State: a CacheList of the mixers' caches. `residual` has no post_norm.
@@ -20,7 +20,7 @@ class SideBySide : public Mixer {
   std::vector<kernels::Linear*> linears() override;
 
  private:
-  std::vector<std::unique_ptr<Mixer>> mixers_;
+  std::vector<std::shared_ptr<Mixer>> mixers_;
 };
 
 // Plain attention as one of them.
