@@ -131,6 +131,16 @@ nn::Rope read_plain_rope(const ConfigReader& config,
                        std::nullopt);
 }
 
+nn::Rope read_nested_rope(const ConfigReader& config,
+                          int dimensions,
+                          double theta) {
+  theta = read_rope_theta(config, theta);
+  if (auto parameters = config.find_object("rope_parameters")) {
+    theta = read_rope_theta(*parameters, theta);
+  }
+  return nn::make_rope({.dimensions = dimensions, .base = theta}, std::nullopt);
+}
+
 nn::Rope read_scaled_rope(const ConfigReader& config,
                           int dimensions,
                           double theta,
@@ -153,6 +163,40 @@ nn::Rope read_rope(const ConfigReader& config,
                           theta,
                           config.get_bool("rope_traditional", traditional),
                           max_positions);
+}
+
+void read_granite_factors(const ConfigReader& config, ArchSpec& spec) {
+  const double logits_scaling = config.require_float("logits_scaling");
+  if (logits_scaling == 0) {
+    config.fail("logits_scaling", "a number other than 0");
+  }
+  auto factor = [&](const char* key) {
+    return static_cast<float>(config.require_float(key));
+  };
+  spec.logit_scale = static_cast<float>(1 / logits_scaling);
+  spec.attention_scale = factor("attention_multiplier");
+  spec.embedding_scale = factor("embedding_multiplier");
+  spec.residual_scale = factor("residual_multiplier");
+}
+
+int read_step_rank(const ConfigReader& config,
+                   const char* key,
+                   int hidden_size) {
+  const auto* value = config.find(key);
+  if (value == nullptr || *value == "auto") return (hidden_size + 15) / 16;
+  return config.require_int(key, 1, 1 << 20);
+}
+
+void read_step_limit(const ConfigReader& config,
+                     const char* key,
+                     Mamba2Spec& mixer) {
+  const auto limits = config.find_floats(key);
+  if (!limits) return;
+  if (limits->size() != 2 || !((*limits)[0] <= (*limits)[1])) {
+    config.fail(key, "a list of the smallest and the largest step");
+  }
+  mixer.min_step = static_cast<float>((*limits)[0]);
+  mixer.max_step = static_cast<float>((*limits)[1]);
 }
 
 int rotated_dimensions(const ConfigReader& config,

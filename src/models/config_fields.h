@@ -55,6 +55,11 @@ nn::Rope read_plain_rope(const ConfigReader& config,
                          double theta,
                          bool traditional = false);
 
+// The same where rope_parameters, if given, have the last word on rope_theta.
+nn::Rope read_nested_rope(const ConfigReader& config,
+                          int dimensions,
+                          double theta);
+
 // The same with rope_scaling; max_positions as the model was made for.
 nn::Rope read_scaled_rope(const ConfigReader& config,
                           int dimensions,
@@ -81,6 +86,20 @@ double read_rope_theta(const ConfigReader& config, double theta);
 
 // rope_scaling, else rope_parameters; none if neither is given.
 std::optional<ConfigReader> find_rope_scaling(const ConfigReader& config);
+
+// Granite's multipliers, all required.
+void read_granite_factors(const ConfigReader& config, ArchSpec& spec);
+
+// The rank of Mamba's steps: a number, or "auto" (the default), which is a
+// sixteenth of the width.
+int read_step_rank(const ConfigReader& config,
+                   const char* key,
+                   int hidden_size);
+
+// Mamba-2's smallest and largest step, if given.
+void read_step_limit(const ConfigReader& config,
+                     const char* key,
+                     Mamba2Spec& mixer);
 
 // How many of a head's dimensions turn, of which partial_rotary_factor is the
 // share.

@@ -33,23 +33,32 @@ ExpertsSpec read_experts(const ConfigReader& config,
   return experts;
 }
 
+void read_gated_shared_expert(const ConfigReader& config,
+                              ExpertsSpec& experts) {
+  experts.shared_hidden_size =
+      config.require_int("shared_expert_intermediate_size", 1, kMaxSize);
+  experts.shared_gate = nn::SharedGate::sigmoid;
+  experts.names.shared = "shared_expert";
+  experts.names.shared_gate = "shared_expert_gate";
+}
+
 void read_groups(const ConfigReader& config,
                  ExpertsSpec& experts,
-                 int num_groups,
-                 int num_chosen_groups) {
+                 const GroupFields& fields) {
   auto& router = experts.router;
-  router.num_groups = config.get_int("n_group", num_groups, 1, kMaxExperts);
+  router.num_groups =
+      config.get_int(fields.count, fields.num_groups, 1, kMaxExperts);
   router.num_chosen_groups =
-      config.get_int("topk_group", num_chosen_groups, 1, kMaxExperts);
+      config.get_int("topk_group", fields.num_chosen, 1, kMaxExperts);
   if (router.num_groups == 1) return;
   if (experts.num_experts % router.num_groups != 0 ||
       experts.num_experts < 2 * router.num_groups) {
-    config.fail("n_group",
+    config.fail(fields.count,
                 "a divisor of the " + std::to_string(experts.num_experts) +
                     " experts, with at least two in each group");
   }
   if (router.num_chosen_groups > router.num_groups) {
-    config.fail("topk_group", "at most n_group");
+    config.fail("topk_group", std::string("at most ") + fields.count);
   }
 }
 

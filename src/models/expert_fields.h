@@ -19,11 +19,18 @@ struct ExpertFieldNames {
 ExpertsSpec read_experts(const ConfigReader& config,
                          const ExpertFieldNames& names = {});
 
-// n_group and topk_group; num_experts must be known.
+// An expert that is always asked, behind a gate of its own, as Qwen has it.
+void read_gated_shared_expert(const ConfigReader& config, ExpertsSpec& experts);
+
+// n_group (or what it is called) and topk_group; num_experts must be known.
+struct GroupFields {
+  const char* count = "n_group";
+  int num_groups = 1;
+  int num_chosen = 1;
+};
 void read_groups(const ConfigReader& config,
                  ExpertsSpec& experts,
-                 int num_groups = 1,
-                 int num_chosen_groups = 1);
+                 const GroupFields& fields = {});
 
 // DeepSeek's fields, with each family's defaults; 0 as a default: none.
 struct RoutedFields {

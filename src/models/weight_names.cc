@@ -129,6 +129,21 @@ void drop_layers_from(Checkpoint& checkpoint,
   });
 }
 
+void give_unit_length(Checkpoint& checkpoint,
+                      const std::string& path,
+                      int axis) {
+  auto found = checkpoint.weights.find(path + ".weight");
+  if (found == checkpoint.weights.end() || found->second.ndim() != 2 ||
+      checkpoint.quantized.contains(path)) {
+    return;
+  }
+  auto wide = mx::astype(found->second, mx::float32);
+  auto length = mx::sqrt(mx::sum(mx::square(wide), axis, /*keepdims=*/true));
+  found->second =
+      mx::astype(mx::divide(wide, mx::add(length, mx::array(1e-7f))),
+                 found->second.dtype());
+}
+
 std::optional<mx::array> take_weight(Checkpoint& checkpoint,
                                      const std::string& name) {
   auto node = checkpoint.weights.extract(name);

@@ -51,6 +51,12 @@ void drop_layers_from(Checkpoint& checkpoint,
                       const std::string& layers,
                       int num_layers);
 
+// Gives the rows (`axis` -1) or columns (0) of a matrix length 1. Nothing
+// happens where it is missing or quantized.
+void give_unit_length(Checkpoint& checkpoint,
+                      const std::string& path,
+                      int axis);
+
 // Takes the tensor if it is there.
 std::optional<mx::array> take_weight(Checkpoint& checkpoint,
                                      const std::string& name);

@@ -10,18 +10,6 @@ namespace {
 
 using Action = WeightRule::Action;
 
-// Columns of the head have length 1.
-void normalize_head(Checkpoint& checkpoint, const std::string& name) {
-  auto found = checkpoint.weights.find(name);
-  if (found == checkpoint.weights.end() || found->second.ndim() != 2) return;
-  auto& weight = found->second;
-  auto wide = mx::astype(weight, mx::float32);
-  auto length =
-      mx::add(mx::sqrt(mx::sum(mx::square(wide), 0, /*keepdims=*/true)),
-              mx::array(1e-7f));
-  weight = mx::astype(mx::divide(weight, length), weight.dtype());
-}
-
 // "experts.mlp.<part>" [E * F, D] of all experts as a stack; down [E, D, F].
 void split_dbrx_experts(Checkpoint& checkpoint,
                         const std::string& block,
@@ -86,14 +74,14 @@ ArchSpec bailing_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
       config.require_bool("norm_topk_prob") && router.num_chosen > 1;
   router.scale =
       static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
-  read_groups(config, experts, 1, 4);
+  read_groups(config, experts, {.num_chosen = 4});
   experts.names.router = "gate.gate_proj";
   if (config.get_bool("moe_router_enable_expert_bias", false)) {
     experts.names.selection_bias = "gate.expert_bias";
   }
   use_experts(spec, experts, config.require_int("first_k_dense_replace", 0));
   if (config.get_bool("norm_head", false)) {
-    normalize_head(checkpoint, "lm_head.weight");
+    give_unit_length(checkpoint, "lm_head", 0);
   }
   stack_layers(checkpoint, spec);
   apply_rules(

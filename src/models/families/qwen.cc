@@ -92,11 +92,7 @@ ArchSpec qwen2_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.ropes = {
       read_rope(config, spec.head_size, 1e6, false, spec.context_tokens)};
   auto experts = read_experts(config);
-  experts.shared_hidden_size =
-      config.require_int("shared_expert_intermediate_size", 1, 1 << 20);
-  experts.shared_gate = nn::SharedGate::sigmoid;
-  experts.names.shared = "shared_expert";
-  experts.names.shared_gate = "shared_expert_gate";
+  read_gated_shared_expert(config, experts);
   use_experts(spec, experts);
   stack_layers(checkpoint, spec);
   return spec;

@@ -35,17 +35,7 @@ ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
   spec.qkv_bias = spec.o_bias = config.require_bool("attention_bias");
   spec.mlp_bias = config.get_bool("mlp_bias", false);
-  const double logits_scaling = config.require_float("logits_scaling");
-  if (logits_scaling == 0) {
-    config.fail("logits_scaling", "a number other than 0");
-  }
-  auto factor = [&](const char* key) {
-    return static_cast<float>(config.require_float(key));
-  };
-  spec.logit_scale = static_cast<float>(1 / logits_scaling);
-  spec.attention_scale = factor("attention_multiplier");
-  spec.embedding_scale = factor("embedding_multiplier");
-  spec.residual_scale = factor("residual_multiplier");
+  read_granite_factors(config, spec);
   spec.ropes = {
       read_scaled_rope(config,
                        spec.head_size,
