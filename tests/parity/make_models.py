@@ -22,6 +22,7 @@ import types
 from pathlib import Path
 
 import expert_variants
+import recurrent_variants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -222,7 +223,7 @@ VARIANTS = {
     "telechat3": [TIED | BIASES | ONE_KV_HEAD | {"head_dim": 24, "rope_scaling": YARN}],
 }
 
-VARIANTS |= expert_variants.VARIANTS
+VARIANTS |= expert_variants.VARIANTS | recurrent_variants.VARIANTS
 
 HF_LAYOUT = (
     "gemma4",
@@ -233,7 +234,7 @@ HF_LAYOUT = (
     "qwen2_moe",
     "qwen2_vl",
     "qwen3_moe",
-) + expert_variants.HF_LAYOUT
+) + expert_variants.HF_LAYOUT + recurrent_variants.HF_LAYOUT
 
 EVERYWHERE = [("affine", 4, 32), ("affine", 8, 64)]
 NOT_QUANTIZED = ("afm7",)  # the reference can't
@@ -326,6 +327,8 @@ def quantized_caches(model, tokens, bits, group):
     caches = make_prompt_cache(model)
     model(mx.array(tokens[:-1])[None], cache=caches)
     for i, cache in enumerate(caches):
+        if not hasattr(cache, "to_quantized"):
+            continue  # a recurrent state
         q = cache.to_quantized(group_size=group, bits=bits)
         for part, rows in (("keys", q.keys), ("values", q.values)):
             for name, array in zip(("data", "scales", "biases"), rows):
@@ -423,7 +426,8 @@ def cases(family, config):
     if family in HF_LAYOUT:
         yield "hf", config, {"hf_layout": True}
     # 8 bits take the ways of 4: the dense families show it.
-    everywhere = EVERYWHERE[:1] if family in expert_variants.VARIANTS else EVERYWHERE
+    special = expert_variants.VARIANTS | recurrent_variants.VARIANTS
+    everywhere = EVERYWHERE[:1] if family in special else EVERYWHERE
     everywhere = [] if family in NOT_QUANTIZED else everywhere
     for mode, bits, group in everywhere + QUANTIZED.get(family, []):
         options = {"quantize": bits, "group_size": group, "mode": mode}

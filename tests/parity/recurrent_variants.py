@@ -1,0 +1,232 @@
+"""Recurrent and hybrid families: what each variant changes in the oracle's
+configuration, as in make_models.py."""
+
+VARIANTS = {
+    "baichuan_m1": [
+        {"num_swa_attention_heads": 2, "num_swa_key_value_heads": 1, "sliding_window": 4},
+        {"sliding_window_layers": [0, 2], "num_key_value_heads": 4},
+    ],
+    "bailing_moe_linear": [
+        {
+            "num_key_value_heads": 4,
+            "score_function": "sigmoid",
+            "n_group": 2,
+            "routed_scaling_factor": 2.0,
+            "moe_router_enable_expert_bias": True,
+            "use_bias": True,
+            "use_qkv_bias": True,
+            "tie_word_embeddings": False,
+        },
+        {
+            "use_qk_norm": False,
+            "layer_group_size": 3,
+            "group_norm_size": 4,
+            "rope_traditional": True,
+            "partial_rotary_factor": 0.5,
+            "moe_shared_expert_intermediate_size": 48,
+            "norm_topk_prob": False,
+        },
+    ],
+    "falcon_h1": [
+        {"mamba_rms_norm": True, "mamba_n_groups": 2, "rope_traditional": True},
+        {
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "mamba_proj_bias": True,
+            "projectors_bias": True,
+            "mamba_conv_bias": False,
+            "tie_word_embeddings": False,
+        },
+    ],
+    "falcon_mamba": [
+        {"mixer_rms_eps": 1e-3, "use_bias": True, "time_step_rank": "auto"},
+    ],
+    "granitemoehybrid": [
+        {
+            "num_local_experts": None,
+            "num_experts_per_tok": None,
+            "mlp_bias": True,
+            "position_embedding_type": "rope",
+            "rope_parameters": {"rope_theta": 5000.0},
+        },
+        {
+            "mamba_n_groups": 2,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "time_step_limit": [0.01, 0.5],
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ],
+    "jamba": [
+        {
+            "mamba_dt_rank": 8,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "tie_word_embeddings": False,
+            "expert_layer_period": 3,
+        },
+        {"layers_block_type": ["attention", "mamba", "mamba", "attention"], "num_experts": 1},
+    ],
+    "kimi_linear": [
+        {
+            "linear_attn_config": {
+                "kda_layers": [1, 3],
+                "full_attn_layers": [2],
+                "num_heads": 3,
+                "head_dim": 16,
+                "short_conv_kernel_size": 3,
+            },
+            "moe_renormalize": False,
+            "num_shared_experts": 0,
+            "first_k_dense_replace": 0,
+            "routed_scaling_factor": 2.0,
+            "tie_word_embeddings": True,
+        },
+        {"num_expert_group": 2, "topk_group": 1, "moe_layer_freq": 2, "moe_router_activation_func": "softmax"},
+    ],
+    "lfm2": [
+        {
+            "conv_bias": True,
+            "conv_L_cache": 4,
+            "block_auto_adjust_ff_dim": False,
+            "full_attn_idxs": None,
+            "layer_types": ["full_attention", "conv", "full_attention"],
+        },
+        {
+            "block_ff_dim": None,
+            "intermediate_size": 160,
+            "block_ffn_dim_multiplier": 1.5,
+            "rope_theta": None,
+            "rope_parameters": {"rope_theta": 5000.0},
+        },
+    ],
+    "lfm2-vl": [],
+    "lfm2_moe": [
+        {
+            "conv_bias": True,
+            "use_expert_bias": False,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 2.0,
+            "num_dense_layers": 0,
+        },
+        {
+            "full_attn_idxs": None,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "rope_parameters": {"rope_theta": 5000.0},
+        },
+    ],
+    "mamba": [
+        {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "time_step_rank": "auto"},
+        {"tie_word_embeddings": False, "use_bcdt_rms": True, "state_size": 16},
+    ],
+    "mamba2": [
+        {
+            "n_groups": 2,
+            "use_bias": True,
+            "use_conv_bias": False,
+            "time_step_limit": [0.01, 0.5],
+            "tie_word_embeddings": False,
+        },
+        {"ssm_state_size": 8, "conv_kernel": 3, "num_heads": 4, "head_dim": 24},
+    ],
+    "nemotron_h": [
+        {
+            "hybrid_override_pattern": ["E", "M", "*", "-", "M", "E"],
+            "moe_latent_size": 32,
+            "n_group": 2,
+            "n_groups": 2,
+            "mamba_proj_bias": True,
+            "mlp_bias": True,
+            "attention_bias": True,
+            "head_dim": 24,
+            "time_step_limit": [0.01, 0.5],
+        },
+        {
+            "hybrid_override_pattern": None,
+            "layers_block_type": ["mamba", "moe", "attention", "mlp"],
+            "n_shared_experts": None,
+            "norm_topk_prob": False,
+            "use_conv_bias": False,
+        },
+    ],
+    "olmo_hybrid": [
+        {
+            "layer_types": None,
+            "num_hidden_layers": 4,
+            "linear_allow_neg_eigval": False,
+            "attention_bias": True,
+            "num_key_value_heads": "null",
+            "head_dim": 24,
+        },
+        {"tie_word_embeddings": True, "rope_parameters": None, "layer_norm_epsilon": 1e-3},
+    ],
+    "plamo2": [
+        {"mamba_step": 4, "mamba_d_conv": 3, "tie_word_embeddings": False, "rms_norm_eps": 1e-3},
+        {"mamba_enabled": False, "num_key_value_heads": 1, "hidden_size_per_head": 32},
+    ],
+    "qwen3_5": [
+        {
+            "text_config": {
+                "tie_word_embeddings": True,
+                "attention_bias": True,
+                "full_attention_interval": 3,
+                "rope_parameters": None,
+                "linear_key_head_dim": 16,
+            }
+        },
+        {
+            "text_config": {
+                "num_key_value_heads": 4,
+                "linear_conv_kernel_dim": 3,
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+            }
+        },
+    ],
+    "qwen3_5_moe": [
+        {
+            "text_config": {
+                "norm_topk_prob": False,
+                "num_experts_per_tok": 1,
+                "full_attention_interval": 3,
+            }
+        },
+    ],
+    "qwen3_next": [
+        {
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "norm_topk_prob": False,
+            "mlp_only_layers": [],
+            "decoder_sparse_step": 2,
+            "rope_scaling": {"type": "linear", "factor": 2.0},
+        },
+        {"num_experts": 0, "full_attention_interval": 3, "linear_conv_kernel_dim": 3},
+    ],
+    "recurrent_gemma": [
+        {"attention_window_size": 30, "embeddings_scale_by_sqrt_dim": False},
+        {"block_types": None, "_block_types": ["attention", "recurrent"], "logits_soft_cap": 5.0},
+    ],
+    "rwkv7": [
+        {"tie_word_embeddings": True, "num_hidden_layers": 3, "head_dim": 32},
+        {"gate_low_rank_dim": 16, "v_low_rank_dim": 8, "a_low_rank_dim": 24},
+    ],
+}
+HF_LAYOUT = (
+    "falcon_h1",
+    "jamba",
+    "granitemoehybrid",
+    "kimi_linear",
+    "lfm2",
+    "lfm2_moe",
+    "mamba",
+    "mamba2",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_next",
+    "rwkv7",
+)
