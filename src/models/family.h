@@ -25,6 +25,8 @@ std::span<const Family> families();
 
 ArchSpec afm7_spec(const ConfigReader&, Checkpoint&);
 ArchSpec apertus_spec(const ConfigReader&, Checkpoint&);
+ArchSpec baichuan_m1_spec(const ConfigReader&, Checkpoint&);
+ArchSpec bailing_moe_linear_spec(const ConfigReader&, Checkpoint&);
 ArchSpec bitnet_spec(const ConfigReader&, Checkpoint&);
 ArchSpec cohere2_spec(const ConfigReader&, Checkpoint&);
 ArchSpec cohere_spec(const ConfigReader&, Checkpoint&);
@@ -91,6 +93,7 @@ ArchSpec qwen3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec qwen3_next_spec(const ConfigReader&, Checkpoint&);
 ArchSpec qwen3_vl_spec(const ConfigReader&, Checkpoint&);
 ArchSpec qwen_spec(const ConfigReader&, Checkpoint&);
+ArchSpec recurrent_gemma_spec(const ConfigReader&, Checkpoint&);
 ArchSpec rwkv7_spec(const ConfigReader&, Checkpoint&);
 ArchSpec seed_oss_spec(const ConfigReader&, Checkpoint&);
 ArchSpec smollm3_spec(const ConfigReader&, Checkpoint&);

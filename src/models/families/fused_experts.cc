@@ -1,4 +1,4 @@
-// Experts with names and shapes of their own: bailing_moe, dbrx, phixtral.
+// Experts with names and shapes of their own: dbrx, phixtral.
 #include <mlx/mlx.h>
 
 #include "models/config_fields.h"
@@ -27,69 +27,6 @@ void split_dbrx_experts(Checkpoint& checkpoint,
 }
 
 }  // namespace
-
-ArchSpec bailing_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto spec = read_sizes(config, KvHeads::required, HeadSize::from_width);
-  spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.embedding_name = "word_embeddings";
-  spec.names.attention = "attention";
-  spec.names.qkv = "query_key_value";
-  spec.names.o = "dense";
-  spec.names.q_norm = "query_layernorm";
-  spec.names.k_norm = "key_layernorm";
-  spec.qkv_bias = config.get_bool("use_qkv_bias", false);
-  const bool bias = config.get_bool("use_bias", false);
-  spec.o_bias = spec.mlp_bias = bias;
-  require_false(config, "norm_softmax");
-  if (config.get_int("head_dim", spec.head_size) != spec.head_size) {
-    config.fail("head_dim", "hidden_size over num_attention_heads");
-  }
-  if (config.get_bool("use_qk_norm", false)) spec.qk_norm = QkNorm::per_head;
-  const double share = config.get_float("partial_rotary_factor", 1.0);
-  const int dimensions =
-      config.find_int("rotary_dim", 2, spec.head_size)
-          .value_or(rotated_dimensions(config, spec.head_size, share));
-  spec.ropes = {
-      read_scaled_rope(config,
-                       dimensions,
-                       0,
-                       false,
-                       config.require_int("max_position_embeddings", 1))};
-  auto experts = read_experts(config);
-  experts.bias = bias;
-  if (config.get_bool("moe_router_enable_shared_expert", true)) {
-    experts.shared_hidden_size =
-        config.require_int("num_shared_experts", 0, 1 << 10) *
-        config.get_int("moe_shared_expert_intermediate_size",
-                       experts.hidden_size,
-                       1,
-                       1 << 20);
-  }
-  auto& router = experts.router;
-  accept_only(config, "score_function", {"softmax", "sigmoid"});
-  if (config.get_string("score_function", "") == "sigmoid") {
-    router.score = nn::RouterScore::sigmoid;
-  }
-  router.normalize =
-      config.require_bool("norm_topk_prob") && router.num_chosen > 1;
-  router.scale =
-      static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
-  read_groups(config, experts, {.num_chosen = 4});
-  experts.names.router = "gate.gate_proj";
-  if (config.get_bool("moe_router_enable_expert_bias", false)) {
-    experts.names.selection_bias = "gate.expert_bias";
-  }
-  use_experts(spec, experts, config.require_int("first_k_dense_replace", 0));
-  if (config.get_bool("norm_head", false)) {
-    give_unit_length(checkpoint, "lm_head", 0);
-  }
-  stack_layers(checkpoint, spec);
-  apply_rules(
-      checkpoint,
-      {{Action::rename, "*.mlp.gate.weight", "*.mlp.gate.gate_proj.weight"},
-       {Action::rename, "*.mlp.gate.bias", "*.mlp.gate.gate_proj.bias"}});
-  return spec;
-}
 
 ArchSpec dbrx_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   const auto attention = config.require_object("attn_config");
