@@ -1,0 +1,102 @@
+// Recurrent models over 4,096 tokens: however they are cut into chunks, the
+// answer is the same.
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include <mlxlm/model.h>
+
+#include "kernels/seam.h"
+
+namespace mlxlm::parity {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kNumTokens = 4096;
+// What is read token by token, for that takes long.
+constexpr int kNumSingleTokens = 256;
+
+std::vector<int> some_tokens(int vocabulary_size) {
+  std::vector<int> tokens;
+  unsigned state = 7;
+  for (int i = 0; i < kNumTokens; ++i) {
+    state = state * 1664525u + 1013904223u;
+    tokens.push_back(
+        1 + static_cast<int>((state >> 8) %
+                             static_cast<unsigned>(vocabulary_size - 1)));
+  }
+  return tokens;
+}
+
+// Reads on in chunks up to `end`; the logits of the last token.
+mx::array read(Model& model,
+               const std::vector<int>& tokens,
+               const PromptCache& cache,
+               int begin,
+               int end,
+               int chunk) {
+  mx::array last(0.0f);
+  for (; begin < end; begin += chunk) {
+    const int count = std::min(chunk, end - begin);
+    const mx::array part(tokens.data() + begin, {1, count}, mx::int32);
+    auto logits = model.forward(part, cache);
+    last = mx::slice(logits, {0, count - 1, 0}, {1, count, logits.shape(2)});
+    mx::eval(last);
+    evaluate_prompt_cache(cache);
+  }
+  return last;
+}
+
+class LongInput : public testing::TestWithParam<const char*> {};
+
+TEST_P(LongInput, ChunksAgree) {
+  const char* models = std::getenv("MLXLM_PARITY_MODELS");
+  if (models == nullptr) GTEST_SKIP() << "MLXLM_PARITY_MODELS isn't set";
+  if (fs::exists(fs::path(models) / "SKIPPED")) GTEST_SKIP() << "no models";
+  if (kernels::table().name == "reference") {
+    GTEST_SKIP() << "the reference has a node of the graph for each token";
+  }
+  auto model = load_model((fs::path(models) / GetParam() / "visible").string());
+  const auto tokens = some_tokens(model->vocabulary_size());
+  const auto whole =
+      read(*model, tokens, model->make_cache(), 0, kNumTokens, kNumTokens);
+  const float size = mx::max(mx::abs(whole)).item<float>();
+  auto expect_same = [&](const mx::array& logits, int chunk) {
+    auto error = mx::max(mx::abs(mx::subtract(logits, whole)));
+    EXPECT_LT(error.item<float>(), 1e-3f * size) << "chunks of " << chunk;
+  };
+  for (int chunk : {512, 7}) {
+    auto cache = model->make_cache();
+    expect_same(read(*model, tokens, cache, 0, kNumTokens, chunk), chunk);
+  }
+  auto cache = model->make_cache();
+  const int begin = kNumTokens - kNumSingleTokens;
+  read(*model, tokens, cache, 0, begin, 512);
+  // The way there and back again.
+  const auto checkpoint = checkpoint_prompt_cache(cache);
+  expect_same(read(*model, tokens, cache, begin, kNumTokens, 1), 1);
+  rollback_prompt_cache(cache, checkpoint);
+  expect_same(read(*model, tokens, cache, begin, kNumTokens, 100), 100);
+}
+
+// One of each kind of recurrence.
+INSTANTIATE_TEST_SUITE_P(Recurrent,
+                         LongInput,
+                         testing::Values("baichuan_m1",
+                                         "bailing_moe_linear",
+                                         "falcon_h1",
+                                         "kimi_linear",
+                                         "lfm2",
+                                         "mamba",
+                                         "qwen3_5",
+                                         "recurrent_gemma",
+                                         "rwkv7"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace mlxlm::parity
