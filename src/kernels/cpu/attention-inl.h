@@ -75,23 +75,41 @@ static void few_scores(const AttentionTask& t,
   for (int j = 0; j < count; ++j) {
     const float* key = t.k + (first + j) * t.key_stride;
     Floats sum[kFew] = {};
-    int d = 0;
-    for (; d + kLanes <= t.head_size; d += kLanes) {
-      const Floats k = load(key + d);
-      unroll<kFew>(
-          [&]<int i>() { sum[i] += k * load(rows + i * t.head_size + d); });
-    }
-    float total[kFew];
-    unroll<kFew>([&]<int i>() { total[i] = sum_of(sum[i]); });
-    for (; d < t.head_size; ++d) {
-      unroll<kFew>(
-          [&]<int i>() { total[i] += key[d] * rows[i * t.head_size + d]; });
-    }
-    unroll<kFew>([&]<int i>() { scores[i * kKeyBlock + j] = total[i]; });
+    for_each_vector(t.head_size, [&](int d, int size) {
+      const Floats k = load_some(key + d, size);
+      unroll<kFew>([&]<int i>() {
+        sum[i] += k * load_some(rows + i * t.head_size + d, size);
+      });
+    });
+    unroll<kFew>([&]<int i>() { scores[i * kKeyBlock + j] = sum_of(sum[i]); });
   }
 }
 
-// scores[i, j] of kQueryTile queries with a block of transposed keys.
+// sum[i] += keys' elements lane, lane + kStride, ... times query i's, in the
+// order in which sum_of() adds a vector's lanes.
+template <int kStride>
+static inline __attribute__((always_inline)) void add_lanes(
+    const float* queries,
+    const float* keys,
+    int head_size,
+    int lane,
+    Floats (&sum)[kQueryTile]) {
+  if constexpr (kStride == kLanes) {
+    for (int d = lane; d < head_size; d += kLanes) {
+      const Floats key = load(keys + d * kLanes);
+      const float* q = queries + d * kQueryTile;
+      unroll<kQueryTile>([&]<int i>() { sum[i] += key * q[i]; });
+    }
+  } else {
+    Floats other[kQueryTile] = {};
+    add_lanes<2 * kStride>(queries, keys, head_size, lane, sum);
+    add_lanes<2 * kStride>(queries, keys, head_size, lane + kStride, other);
+    unroll<kQueryTile>([&]<int i>() { sum[i] += other[i]; });
+  }
+}
+
+// scores[i, j] of kQueryTile queries with a block of transposed keys, bit for
+// bit those of few_scores().
 static void tile_scores(const float* queries,
                         const float* block,
                         int head_size,
@@ -100,11 +118,7 @@ static void tile_scores(const float* queries,
   for (int j = 0; j < count; j += kLanes) {
     const float* keys = block + (j / kLanes) * head_size * kLanes;
     Floats sum[kQueryTile] = {};
-    for (int d = 0; d < head_size; ++d) {
-      Floats key = load(keys + d * kLanes);
-      const float* q = queries + d * kQueryTile;
-      unroll<kQueryTile>([&]<int i>() { sum[i] += key * q[i]; });
-    }
+    add_lanes<1>(queries, keys, head_size, 0, sum);
     unroll<kQueryTile>(
         [&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
   }

@@ -114,15 +114,13 @@ static void integer_tile(const PanelMatrix& w,
                          int end,
                          float* y,
                          std::size_t y_stride) {
-  each_part<kRows>(w,
-                   num_x_rows,
-                   begin,
-                   end,
-                   y,
-                   y_stride,
-                   [&](int panel, int part, Floats(&total)[kRows]) {
-                     integer_part<kFormat, kRows>(w, x, panel, part, total);
-                   });
+  for (int panel = begin; panel < end; ++panel) {
+    for (int part = 0; part < kParts; ++part) {
+      Floats totals[kRows] = {};
+      integer_part<kFormat, kRows>(w, x, panel, part, totals);
+      store_part(w, totals, num_x_rows, panel, part, y, y_stride);
+    }
+  }
 }
 
 // Sums and totals of the largest tile fit the registers.

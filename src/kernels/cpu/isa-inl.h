@@ -15,9 +15,7 @@ namespace MLXLM_ISA {
 static const IsaKernels kKernels = {
     MLXLM_ISA_NAME,
     tile_rows,
-    kTiles[2],
-    group_sums,
-    matvec,
+    kMaxTileRows,
     pack_tile,
     matmul,
     integer_tile_rows,

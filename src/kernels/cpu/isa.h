@@ -131,30 +131,14 @@ struct IsaKernels {
   // The most rows a tile can have.
   int max_tile_rows;
 
-  // Sum of x over each group of columns.
-  void (*group_sums)(const float* x,
-                     int num_columns,
-                     int group_size,
-                     float* sums);
-
-  // y[m, r] = sum over c of x[m, c] * w[r, c] for the rows r of panels
-  // [begin, end); at most kMaxVectorRows rows m. `sums` [num_x_rows, groups].
-  void (*matvec)(const PanelMatrix& w,
-                 const float* x,
-                 std::size_t x_stride,
-                 const float* sums,
-                 int num_x_rows,
-                 int begin,
-                 int end,
-                 float* y,
-                 std::size_t y_stride);
-
   // x [num_rows, num_columns] -> tile [num_columns, tile_rows(num_rows)].
   void (*pack_tile)(const float* x,
                     std::size_t x_stride,
                     int num_rows,
                     int num_columns,
                     float* tile);
+  // y[m, r] = sum over c of x[m, c] * w[r, c] for the rows r of panels
+  // [begin, end), in the order of the columns.
   void (*matmul)(const PanelMatrix& w,
                  const float* tile,
                  int num_x_rows,
@@ -246,7 +230,8 @@ struct IsaKernels {
                         float* y);
 };
 
-inline constexpr int kMaxVectorRows = 4;
+// Panels that few rows are multiplied with at once.
+inline constexpr int kPanelsAtOnce = 4;
 
 // The instruction sets compiled in; null where this machine lacks them.
 const IsaKernels* avx512vnni_kernels();

@@ -98,110 +98,11 @@ static inline void store_rows(Floats v, float* y, int first_row, int num_rows) {
   }
 }
 
-// ---- few rows of x: group sums first, then scaled once per group
-
-template <ElementFormat kFormat, ScaleFormat kScale, int kRows>
-static void matvec_integer(const PanelMatrix& w,
-                           const float* x,
-                           std::size_t x_stride,
-                           const float* sums,
-                           int begin,
-                           int end,
-                           float* y,
-                           std::size_t y_stride) {
-  using E = Element<kFormat>;
-  using S = Scale<kScale>;
-  // Enough independent sums to hide the latency of the multiply-add.
-  constexpr int kChains = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
-  const float steps = static_cast<float>(1 << w.bits);
-  const int groups = w.num_columns / w.group_size;
-  const int words_per_group = w.group_size / E::kPerWord;
-  const std::size_t group_bytes =
-      2 * kPanelRows * S::kBytes +
-      static_cast<std::size_t>(words_per_group) * kPanelRows * 4;
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      const std::byte* p = w.data + panel * w.panel_bytes;
-      Floats total[kRows] = {};
-      for (int g = 0; g < groups; ++g, p += group_bytes) {
-        const std::byte* word =
-            p + 2 * kPanelRows * S::kBytes + part * kLanes * 4;
-        __builtin_prefetch(word + 1024);
-        Floats sum[kRows][kChains] = {};
-        const float* xg = x + static_cast<std::size_t>(g) * w.group_size;
-        for (int i = 0; i < words_per_group; ++i) {
-          Words words = load_words(word);
-          word += kPanelRows * 4;
-          unroll<E::kPerWord>([&]<int e>() {
-            Floats q = E::template get<e>(words);
-            unroll<kRows>([&]<int m>() {
-              sum[m][e % kChains] += q * xg[m * x_stride + e];
-            });
-          });
-          xg += E::kPerWord;
-        }
-        Floats scale = S::get(p + part * kLanes * S::kBytes) * steps;
-        Floats zero =
-            S::get(p + (kPanelRows + part * kLanes) * S::kBytes) - scale;
-        unroll<kRows>([&]<int m>() {
-          Floats s = sum[m][0];
-          unroll<kChains - 1>([&]<int c>() { s += sum[m][c + 1]; });
-          total[m] += scale * s;
-          total[m] += zero * sums[m * groups + g];
-        });
-      }
-      for (int m = 0; m < kRows; ++m) {
-        store_rows(total[m],
-                   y + m * y_stride,
-                   panel * kPanelRows + part * kLanes,
-                   w.num_rows);
-      }
-    }
-  }
-}
-
-template <ElementFormat kFormat, int kRows>
-static void matvec_float(const PanelMatrix& w,
-                         const float* x,
-                         std::size_t x_stride,
-                         int begin,
-                         int end,
-                         float* y,
-                         std::size_t y_stride) {
-  using E = Element<kFormat>;
-  constexpr int kChains = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
-  constexpr int kStep = kPanelRows * E::kBytes;
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      const std::byte* p =
-          w.data + panel * w.panel_bytes + part * kLanes * E::kBytes;
-      Floats sum[kRows][kChains] = {};
-      int c = 0;
-      for (; c + 4 <= w.num_columns; c += 4, p += 4 * kStep) {
-        __builtin_prefetch(p + 2048);
-        unroll<4>([&]<int e>() {
-          Floats v = E::get(p + e * kStep);
-          unroll<kRows>([&]<int m>() {
-            sum[m][e % kChains] += v * x[m * x_stride + c + e];
-          });
-        });
-      }
-      for (; c < w.num_columns; ++c, p += kStep) {
-        Floats v = E::get(p);
-        unroll<kRows>([&]<int m>() { sum[m][0] += v * x[m * x_stride + c]; });
-      }
-      unroll<kRows>([&]<int m>() {
-        unroll<kChains - 1>([&]<int i>() { sum[m][0] += sum[m][i + 1]; });
-        store_rows(sum[m][0],
-                   y + m * y_stride,
-                   panel * kPanelRows + part * kLanes,
-                   w.num_rows);
-      });
-    }
-  }
-}
-
-// ---- many rows of x: elements are scaled, then multiplied with a whole tile
+// ---- elements are scaled, then multiplied with a tile of rows of x
+//
+// Every sum runs over the columns in their order, whatever the number of rows:
+// a row's result has the same bits alone and among others. What few rows lack
+// in independent sums they take from several panels at once.
 
 template <int kTile>
 static inline __attribute__((always_inline)) void add_products(
@@ -209,68 +110,79 @@ static inline __attribute__((always_inline)) void add_products(
   unroll<kTile>([&]<int m>() { sum[m] += w * x[m]; });
 }
 
-template <ElementFormat kFormat, ScaleFormat kScale, int kTile>
-static void matmul_part(const PanelMatrix& w,
-                        const float* tile,
-                        int panel,
-                        int part,
-                        Floats (&sum)[kTile]) {
+template <ElementFormat kFormat, ScaleFormat kScale, int kPanels, int kTile>
+static inline __attribute__((always_inline)) void matmul_part(
+    const PanelMatrix& w,
+    const float* tile,
+    int panel,
+    int part,
+    Floats (&sum)[kPanels][kTile]) {
   using E = Element<kFormat>;
-  const std::byte* p = w.data + panel * w.panel_bytes;
+  constexpr int kAhead = 1024;  // bytes to prefetch where few rows wait
+  const std::byte* p[kPanels];
+  unroll<kPanels>(
+      [&]<int i>() { p[i] = w.data + (panel + i) * w.panel_bytes; });
   if constexpr (is_integer(kFormat)) {
     using S = Scale<kScale>;
     const float steps = static_cast<float>(1 << w.bits);
     const int words_per_group = w.group_size / E::kPerWord;
     for (int c = 0; c < w.num_columns; c += w.group_size) {
-      Floats scale = S::get(p + part * kLanes * S::kBytes) * steps;
-      Floats zero =
-          S::get(p + (kPanelRows + part * kLanes) * S::kBytes) - scale;
-      p += 2 * kPanelRows * S::kBytes;
-      for (int i = 0; i < words_per_group; ++i) {
-        Words words = load_words(p + part * kLanes * 4);
-        p += kPanelRows * 4;
+      Floats scale[kPanels];
+      Floats zero[kPanels];
+      unroll<kPanels>([&]<int i>() {
+        scale[i] = S::get(p[i] + part * kLanes * S::kBytes) * steps;
+        zero[i] =
+            S::get(p[i] + (kPanelRows + part * kLanes) * S::kBytes) - scale[i];
+        p[i] += 2 * kPanelRows * S::kBytes;
+      });
+      for (int j = 0; j < words_per_group; ++j) {
+        Words words[kPanels];
+        unroll<kPanels>([&]<int i>() {
+          words[i] = load_words(p[i] + part * kLanes * 4);
+          if (kPanels > 1) __builtin_prefetch(p[i] + kAhead);
+          p[i] += kPanelRows * 4;
+        });
         unroll<E::kPerWord>([&]<int e>() {
-          Floats value = E::template get<e>(words) * scale + zero;
-          add_products<kTile>(value, tile + e * kTile, sum);
+          unroll<kPanels>([&]<int i>() {
+            const Floats value =
+                E::template get<e>(words[i]) * scale[i] + zero[i];
+            add_products<kTile>(value, tile + e * kTile, sum[i]);
+          });
         });
         tile += E::kPerWord * kTile;
       }
     }
   } else {
-    p += part * kLanes * E::kBytes;
     for (int c = 0; c < w.num_columns; ++c) {
-      add_products<kTile>(E::get(p), tile, sum);
-      p += kPanelRows * E::kBytes;
+      unroll<kPanels>([&]<int i>() {
+        if (kPanels > 1) __builtin_prefetch(p[i] + kAhead);
+        add_products<kTile>(
+            E::get(p[i] + part * kLanes * E::kBytes), tile, sum[i]);
+        p[i] += kPanelRows * E::kBytes;
+      });
       tile += kTile;
     }
   }
 }
 
-// Panels begin to end in parts as wide as a vector: add(panel, part, sums)
-// makes the sums of one, which go to the rows of y that there are.
-template <int kRows, class Add>
-static inline void each_part(const PanelMatrix& w,
-                             int num_x_rows,
-                             int begin,
-                             int end,
-                             float* y,
-                             std::size_t y_stride,
-                             const Add& add) {
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      Floats sums[kRows] = {};
-      add(panel, part, sums);
-      const int first_row = panel * kPanelRows + part * kLanes;
-      unroll<kRows>([&]<int m>() {
-        if (m < num_x_rows) {
-          store_rows(sums[m], y + m * y_stride, first_row, w.num_rows);
-        }
-      });
+// The rows of y that there are, from the sums of one part of a panel.
+template <int kRows>
+static inline void store_part(const PanelMatrix& w,
+                              const Floats (&sums)[kRows],
+                              int num_x_rows,
+                              int panel,
+                              int part,
+                              float* y,
+                              std::size_t y_stride) {
+  const int first_row = panel * kPanelRows + part * kLanes;
+  unroll<kRows>([&]<int m>() {
+    if (m < num_x_rows) {
+      store_rows(sums[m], y + m * y_stride, first_row, w.num_rows);
     }
-  }
+  });
 }
 
-template <ElementFormat kFormat, ScaleFormat kScale, int kTile>
+template <ElementFormat kFormat, ScaleFormat kScale, int kPanels, int kTile>
 static void matmul_tile(const PanelMatrix& w,
                         const float* tile,
                         int num_x_rows,
@@ -278,28 +190,43 @@ static void matmul_tile(const PanelMatrix& w,
                         int end,
                         float* y,
                         std::size_t y_stride) {
-  each_part<kTile>(w,
-                   num_x_rows,
-                   begin,
-                   end,
-                   y,
-                   y_stride,
-                   [&](int panel, int part, Floats(&sums)[kTile]) {
-                     matmul_part<kFormat, kScale, kTile>(
-                         w, tile, panel, part, sums);
-                   });
+  int panel = begin;
+  auto run = [&]<int kCount>() {
+    for (; panel + kCount <= end; panel += kCount) {
+      for (int part = 0; part < kParts; ++part) {
+        Floats sums[kCount][kTile] = {};
+        matmul_part<kFormat, kScale>(w, tile, panel, part, sums);
+        unroll<kCount>([&]<int i>() {
+          store_part(w, sums[i], num_x_rows, panel + i, part, y, y_stride);
+        });
+      }
+    }
+  };
+  run.template operator()<kPanels>();
+  if constexpr (kPanels > 1) run.template operator()<1>();
 }
 
 // ---- choice of the instance
 
-// Sums for the largest tile, the element, and the broadcast fit the registers.
-inline constexpr int kTiles[] = {
-    kLanes == 16 ? 8 : 4, kLanes == 16 ? 16 : 8, kLanes == 16 ? 24 : 12};
+// The largest tile's sums, an element, and a broadcast fit the registers.
+inline constexpr int kMaxTileRows = kLanes == 16 ? 24 : 12;
+
+// Calls f.template operator()<kTile, kPanels>() with the smallest tile that
+// holds the rows.
+template <class F>
+static inline auto with_tile(int num_rows, F&& f) {
+  constexpr bool kWide = kLanes == 16;
+  if (num_rows <= 1) return f.template operator()<1, kPanelsAtOnce>();
+  if (num_rows <= 2) return f.template operator()<2, kPanelsAtOnce>();
+  if (num_rows <= 4) return f.template operator() < 4, kWide ? 4 : 2 > ();
+  if (num_rows <= 8) return f.template operator() < 8, kWide ? 2 : 1 > ();
+  if (kWide && num_rows <= 16)
+    return f.template operator() < kWide ? 16 : 8, 1 > ();
+  return f.template operator()<kMaxTileRows, 1>();
+}
 
 static int tile_rows(int num_rows) {
-  return num_rows <= kTiles[0]
-             ? kTiles[0]
-             : (num_rows <= kTiles[1] ? kTiles[1] : kTiles[2]);
+  return with_tile(num_rows, []<int kTile, int>() { return kTile; });
 }
 
 // Calls f.template operator()<format, scale>() with the matrix's formats.
@@ -332,37 +259,6 @@ static inline void with_formats(const PanelMatrix& w, F&& f) {
   }
 }
 
-static void matvec(const PanelMatrix& w,
-                   const float* x,
-                   std::size_t x_stride,
-                   const float* sums,
-                   int num_x_rows,
-                   int begin,
-                   int end,
-                   float* y,
-                   std::size_t y_stride) {
-  with_formats(w, [&]<ElementFormat kFormat, ScaleFormat kScale>() {
-    auto run = [&]<int kRows>() {
-      if constexpr (is_integer(kFormat)) {
-        matvec_integer<kFormat, kScale, kRows>(
-            w, x, x_stride, sums, begin, end, y, y_stride);
-      } else {
-        matvec_float<kFormat, kRows>(w, x, x_stride, begin, end, y, y_stride);
-      }
-    };
-    switch (num_x_rows) {
-      case 1:
-        return run.template operator()<1>();
-      case 2:
-        return run.template operator()<2>();
-      case 3:
-        return run.template operator()<3>();
-      default:
-        return run.template operator()<4>();
-    }
-  });
-}
-
 static void matmul(const PanelMatrix& w,
                    const float* tile,
                    int num_x_rows,
@@ -371,16 +267,10 @@ static void matmul(const PanelMatrix& w,
                    float* y,
                    std::size_t y_stride) {
   with_formats(w, [&]<ElementFormat kFormat, ScaleFormat kScale>() {
-    if (num_x_rows <= kTiles[0]) {
-      matmul_tile<kFormat, kScale, kTiles[0]>(
+    with_tile(num_x_rows, [&]<int kTile, int kPanels>() {
+      matmul_tile<kFormat, kScale, kPanels, kTile>(
           w, tile, num_x_rows, begin, end, y, y_stride);
-    } else if (num_x_rows <= kTiles[1]) {
-      matmul_tile<kFormat, kScale, kTiles[1]>(
-          w, tile, num_x_rows, begin, end, y, y_stride);
-    } else {
-      matmul_tile<kFormat, kScale, kTiles[2]>(
-          w, tile, num_x_rows, begin, end, y, y_stride);
-    }
+    });
   });
 }
 
@@ -401,19 +291,6 @@ static void pack_tile(const float* x,
         tile[static_cast<std::size_t>(c) * width + m] = 0.0f;
       }
     }
-  }
-}
-
-static void group_sums(const float* x,
-                       int num_columns,
-                       int group_size,
-                       float* sums) {
-  for (int c = 0, g = 0; c < num_columns; c += group_size, ++g) {
-    Floats sum = {};
-    for (int i = 0; i < group_size; i += kLanes) {
-      sum += load(x + c + i);
-    }
-    sums[g] = sum_of(sum);
   }
 }
 

@@ -13,7 +13,6 @@
 namespace mlxlm::kernels::cpu {
 namespace {
 
-struct SumsTag {};
 struct TilesTag {};
 struct QuadsTag {};
 
@@ -28,8 +27,11 @@ struct Piece {
 // cache level while many tiles pass over them.
 constexpr std::size_t kPieceBytes = 192 * 1024;
 
-// Pieces small enough to share out evenly, large enough to be worth a task.
-std::vector<Piece> split(std::span<const Product> products, int num_columns) {
+// Pieces small enough to share out evenly, large enough to be worth a task, of
+// a multiple of `panels_at_once`.
+std::vector<Piece> split(std::span<const Product> products,
+                         int num_columns,
+                         std::size_t panels_at_once) {
   std::size_t total_panels = 0;
   for (const Product& each : products) {
     total_panels += each.matrix->num_panels();
@@ -40,8 +42,10 @@ std::vector<Piece> split(std::span<const Product> products, int num_columns) {
   for (const Product& each : products) {
     const std::size_t most =
         std::max<std::size_t>(kPieceBytes / each.matrix->panel_bytes, 1);
-    const int size = static_cast<int>(
-        std::min(std::max(even, least), std::max(most, least)));
+    const std::size_t good =
+        std::min(std::max(even, least), std::max(most, least));
+    const int size = static_cast<int>((good + panels_at_once - 1) /
+                                      panels_at_once * panels_at_once);
     const int panels = each.matrix->num_panels();
     for (int begin = 0; begin < panels; begin += size) {
       pieces.push_back({&each, begin, std::min(begin + size, panels)});
@@ -72,50 +76,10 @@ void add_bias(const Piece& piece, int num_rows) {
   }
 }
 
-void project_few(const float* x,
-                 int num_rows,
-                 int num_columns,
-                 std::span<const Product> products) {
-  const IsaKernels& isa = isa_kernels();
-  // Sums per row and group, for each group size among the products.
-  std::vector<std::size_t> offsets;
-  std::size_t size = 0;
-  for (const Product& each : products) {
-    offsets.push_back(size);
-    size += static_cast<std::size_t>(num_rows) *
-            (num_columns / each.matrix->group_size);
-  }
-  float* sums = scratch<SumsTag>(size);
-  for (std::size_t i = 0; i < products.size(); ++i) {
-    const PanelMatrix& w = *products[i].matrix;
-    if (w.format > ElementFormat::u8) continue;
-    const int groups = num_columns / w.group_size;
-    for (int m = 0; m < num_rows; ++m) {
-      isa.group_sums(x + static_cast<std::size_t>(m) * num_columns,
-                     num_columns,
-                     w.group_size,
-                     sums + offsets[i] + m * groups);
-    }
-  }
-  run(split(products, num_columns), [&](const Piece& piece) {
-    const Product& p = *piece.product;
-    isa.matvec(*p.matrix,
-               x,
-               num_columns,
-               sums + offsets[piece.product - products.data()],
-               num_rows,
-               piece.begin,
-               piece.end,
-               p.y,
-               p.matrix->num_rows);
-    add_bias(piece, num_rows);
-  });
-}
-
-void project_many(const float* x,
-                  int num_rows,
-                  int num_columns,
-                  std::span<const Product> products) {
+void project_floats(const float* x,
+                    int num_rows,
+                    int num_columns,
+                    std::span<const Product> products) {
   const IsaKernels& isa = isa_kernels();
   const int tile = std::min(isa.max_tile_rows, num_rows);
   const int num_tiles = (num_rows + tile - 1) / tile;
@@ -130,7 +94,7 @@ void project_many(const float* x,
                   num_columns,
                   tiles + t * tile_floats);
   });
-  run(split(products, num_columns), [&](const Piece& piece) {
+  run(split(products, num_columns, kPanelsAtOnce), [&](const Piece& piece) {
     const Product& p = *piece.product;
     const std::size_t stride = p.matrix->num_rows;
     for (int t = 0; t < num_tiles; ++t) {
@@ -239,7 +203,7 @@ void project_integers(const float* x,
   parallel_for(num_tiles, [&](int t) {
     for (const auto& kind : kinds) kind.fill(t, memory);
   });
-  run(split(products, num_columns), [&](const Piece& piece) {
+  run(split(products, num_columns, 1), [&](const Piece& piece) {
     const Product& p = *piece.product;
     const IntegerRows& rows = kinds[kind_of[piece.product - products.data()]];
     const std::size_t stride = p.matrix->num_rows;
@@ -254,17 +218,6 @@ void project_integers(const float* x,
     }
     add_bias(piece, num_rows);
   });
-}
-
-void project_floats(const float* x,
-                    int num_rows,
-                    int num_columns,
-                    std::span<const Product> products) {
-  if (num_rows <= kMaxVectorRows) {
-    project_few(x, num_rows, num_columns, products);
-  } else {
-    project_many(x, num_rows, num_columns, products);
-  }
 }
 
 }  // namespace

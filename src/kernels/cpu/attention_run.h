@@ -1,0 +1,108 @@
+// Attention of any shape as tasks of the instruction set's kernel, over the
+// threads.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <utility>
+
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/bind.h"
+#include "kernels/cpu/quantized_heads.h"
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels::cpu {
+
+// An array [B, H, L, D] with the elements of a head side by side; copied if
+// they lie otherwise.
+struct Heads {
+  std::optional<Rows> copy;
+  const float* data = nullptr;
+  std::ptrdiff_t row_stride = 0;
+  std::ptrdiff_t head_stride = 0;
+  std::ptrdiff_t token_stride = 0;
+
+  Heads() = default;
+  explicit Heads(const mx::array& x) : data(x.data<float>()) {
+    if (x.shape(3) == 1 || x.strides(3) == 1) {
+      row_stride = x.strides(0);
+      head_stride = x.strides(1);
+      token_stride = x.strides(2);
+      return;
+    }
+    copy.emplace(x);
+    data = copy->data();
+    token_stride = x.shape(3);
+    head_stride = token_stride * x.shape(2);
+    row_stride = head_stride * x.shape(1);
+  }
+
+  const float* head(int b, int h) const {
+    return data + b * row_stride + h * head_stride;
+  }
+};
+
+// What attention is of: [B, H, L, D] queries with keys and values of H_kv
+// heads.
+struct AttentionProblem {
+  Heads q;
+  Heads k;  // these or those
+  Heads v;
+  std::optional<QuantizedHeads> quantized_k;
+  std::optional<QuantizedHeads> quantized_v;
+  int batch, heads, kv_heads, queries, keys, head_size, value_size;
+  const mx::array* mask;  // [B, H, L, T], or null
+  const float* sinks;     // [H], or null
+  const AttentionParameters& parameters;
+
+  // Of k and v the first `num_keys` rows count.
+  AttentionProblem(const mx::array& q,
+                   const mx::array& k,
+                   const mx::array& v,
+                   int num_keys,
+                   const mx::array* mask,
+                   const float* sinks,
+                   const AttentionParameters& parameters)
+      : q(q),
+        k(k),
+        v(v),
+        batch(q.shape(0)),
+        heads(q.shape(1)),
+        kv_heads(k.shape(1)),
+        queries(q.shape(2)),
+        keys(num_keys),
+        head_size(q.shape(3)),
+        value_size(v.shape(3)),
+        mask(mask),
+        sinks(sinks),
+        parameters(parameters) {}
+
+  AttentionProblem(const mx::array& q,
+                   QuantizedHeads k,
+                   QuantizedHeads v,
+                   const mx::array* mask,
+                   const float* sinks,
+                   const AttentionParameters& parameters)
+      : q(q),
+        quantized_k(std::move(k)),
+        quantized_v(std::move(v)),
+        batch(q.shape(0)),
+        heads(q.shape(1)),
+        kv_heads(quantized_k->num_heads()),
+        queries(q.shape(2)),
+        keys(quantized_k->num_rows()),
+        head_size(q.shape(3)),
+        value_size(quantized_v->row_size()),
+        mask(mask),
+        sinks(sinks),
+        parameters(parameters) {}
+
+  int group() const { return heads / kv_heads; }
+};
+
+// y [B, H, L, D_v]. A row's result is the same, bit by bit, whatever the number
+// of queries and of threads.
+void attend(const AttentionProblem& problem, float* y);
+
+}  // namespace mlxlm::kernels::cpu

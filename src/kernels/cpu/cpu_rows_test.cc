@@ -1,0 +1,186 @@
+// A row has the same bits alone and among others, in both modes: batches equal
+// single runs, whole prompts chunked ones, verified drafts single steps.
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include "kernels/cpu/cpu_test_support.h"
+#include "kernels/seam.h"
+
+namespace mlxlm::kernels {
+namespace {
+
+using cpu_test::CpuKernels;
+using cpu_test::dense;
+using cpu_test::quantize;
+using cpu_test::quantized;
+using cpu_test::random;
+
+constexpr int kMostRows = 30;
+
+class CpuRows : public CpuKernels {
+ protected:
+  void TearDown() override { set_cpu_mode(CpuMode::exact); }
+};
+
+bool same_bits(const mx::array& a, const mx::array& b) {
+  return mx::array_equal(mx::view(mx::contiguous(a), mx::uint32),
+                         mx::view(mx::contiguous(b), mx::uint32))
+      .item<bool>();
+}
+
+// Elements [begin, end) of an axis.
+mx::array part(const mx::array& x, int axis, int begin, int end) {
+  auto start = mx::Shape(x.ndim(), 0);
+  auto stop = x.shape();
+  start[axis] = begin;
+  stop[axis] = end;
+  return mx::slice(x, start, stop);
+}
+
+template <class F>
+void expect_each_row_alone(const mx::array& x, const F& f, const char* what) {
+  const auto last = f(part(x, 1, kMostRows - 1, kMostRows));
+  for (int rows : {2, 3, 4, 5, 8, 9, 16, 17, 24, 25, kMostRows}) {
+    const auto all = f(part(x, 1, kMostRows - rows, kMostRows));
+    EXPECT_TRUE(same_bits(part(all, 1, rows - 1, rows), last))
+        << what << ", " << rows << " rows";
+  }
+}
+
+TEST_F(CpuRows, Products) {
+  for (auto mode : {CpuMode::exact, CpuMode::fast}) {
+    set_cpu_mode(mode);
+    for (int outputs : {16, 70, 200}) {
+      auto expect_alone = [&](const Linear& linear, int columns) {
+        const std::vector<const Linear*> linears{&linear};
+        Norm norm{NormKind::rms, random({columns})};
+        expect_each_row_alone(
+            random({1, kMostRows, columns}),
+            [&](const mx::array& x) {
+              return cpu_.norm_linear(x, &norm, linears)[0];
+            },
+            "product");
+      };
+      for (auto [bits, group, dtype] : {std::tuple{2, 32, mx::float32},
+                                        {4, 64, mx::bfloat16},
+                                        {5, 32, mx::float16},
+                                        {8, 128, mx::float32}}) {
+        expect_alone(quantized(outputs, 256, bits, group, dtype), 256);
+      }
+      for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
+        expect_alone(dense(outputs, 77, dtype, /*bias=*/true), 77);
+      }
+    }
+  }
+}
+
+TEST_F(CpuRows, Experts) {
+  auto stack = [&](int rows, int columns) {
+    return quantize(random({5, rows, columns}, 0.3f), 4, 32);
+  };
+  Linear gate = stack(64, 32);
+  Linear up = stack(64, 32);
+  Linear down = stack(32, 64);
+  Experts experts{&gate, &up, &down, Activation::silu};
+  auto router = random({1, 32, 5});
+  for (auto mode : {CpuMode::exact, CpuMode::fast}) {
+    set_cpu_mode(mode);
+    expect_each_row_alone(
+        random({1, kMostRows, 32}),
+        [&](const mx::array& x) {
+          auto scores = mx::matmul(mx::zeros_like(x), router);
+          scores = mx::add(scores, part(x, 2, 0, 5));
+          auto chosen = part(mx::argsort(scores, -1), 2, 0, 2);
+          return cpu_.expert_mlp(
+              x, experts, chosen, mx::take_along_axis(scores, chosen, -1));
+        },
+        "experts");
+  }
+}
+
+struct Lengths {
+  int heads, kv_heads, head_size, keys;
+};
+
+class CpuRowsAttention : public CpuRows,
+                         public testing::WithParamInterface<Lengths> {};
+
+INSTANTIATE_TEST_SUITE_P(Shapes,
+                         CpuRowsAttention,
+                         testing::Values(Lengths{4, 4, 16, 40},
+                                         Lengths{9, 3, 64, 1300},
+                                         Lengths{4, 1, 20, 130},
+                                         Lengths{4, 2, 7, 64},
+                                         Lengths{8, 1, 80, 2500}));
+
+// Query i of the last L alone, with the keys that it sees.
+TEST_P(CpuRowsAttention, QueriesAloneAndTogether) {
+  auto c = GetParam();
+  for (bool extras : {false, true}) {
+    AttentionParameters parameters{.scale = 0.3f};
+    if (extras) {
+      parameters.softcap = 3.0f;
+      parameters.sinks = random({c.heads});
+    }
+    auto q = random({1, c.heads, kMostRows, c.head_size});
+    auto k = random({1, c.kv_heads, c.keys, c.head_size});
+    auto v = random({1, c.kv_heads, c.keys, c.head_size});
+    for (int rows : {2, 3, 5, 9, kMostRows}) {
+      auto all = cpu_.attention(part(q, 2, 0, rows), k, v, parameters);
+      for (int i : {0, rows / 2, rows - 1}) {
+        const int seen = c.keys - rows + i + 1;
+        auto alone = cpu_.attention(part(q, 2, i, i + 1),
+                                    part(k, 2, 0, seen),
+                                    part(v, 2, 0, seen),
+                                    parameters);
+        EXPECT_TRUE(same_bits(part(all, 2, i, i + 1), alone))
+            << "query " << i << " of " << rows;
+      }
+    }
+  }
+}
+
+TEST_P(CpuRowsAttention, BatchesOfTheSameLength) {
+  auto c = GetParam();
+  AttentionParameters parameters{.scale = 0.3f};
+  auto q = random({8, c.heads, 1, c.head_size});
+  auto k = random({8, c.kv_heads, c.keys, c.head_size});
+  auto v = random({8, c.kv_heads, c.keys, c.head_size});
+  auto all = cpu_.attention(q, k, v, parameters);
+  for (int b : {0, 5}) {
+    auto alone = cpu_.attention(part(q, 0, b, b + 1),
+                                part(k, 0, b, b + 1),
+                                part(v, 0, b, b + 1),
+                                parameters);
+    EXPECT_TRUE(same_bits(part(all, 0, b, b + 1), alone)) << b;
+  }
+}
+
+TEST_F(CpuRows, AttentionToQuantizedRows) {
+  const int keys = 900;
+  auto q = random({1, 4, 5, 64});
+  auto quantized = [&](int count, const mx::array& x) {
+    auto parts = mx::quantize(part(x, 2, 0, count), 32, 8);
+    return QuantizedTensor{parts[0], parts[1], parts[2], 32, 8};
+  };
+  auto k = random({1, 2, keys, 64});
+  auto v = random({1, 2, keys, 64});
+  AttentionParameters parameters{.scale = 0.3f};
+  auto all = cpu_.quantized_attention(
+      q, quantized(keys, k), quantized(keys, v), parameters);
+  for (int i : {0, 4}) {
+    const int seen = keys - 5 + i + 1;
+    auto alone = cpu_.quantized_attention(part(q, 2, i, i + 1),
+                                          quantized(seen, k),
+                                          quantized(seen, v),
+                                          parameters);
+    EXPECT_TRUE(same_bits(part(all, 2, i, i + 1), alone)) << i;
+  }
+}
+
+}  // namespace
+}  // namespace mlxlm::kernels
