@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/isa.h"
 
@@ -86,11 +87,13 @@ static inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 static inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 
 // v with lane i in place of lane i ^ distance.
+template <int distance, int... i>
+static inline Floats swap_these(Floats v, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(v, v, (i ^ distance)...);
+}
 template <int distance>
 static inline Floats swap_lanes(Floats v) {
-  Ints lanes;
-  for (int i = 0; i < kLanes; ++i) lanes[i] = i ^ distance;
-  return __builtin_shuffle(v, lanes);
+  return swap_these<distance>(v, std::make_integer_sequence<int, kLanes>{});
 }
 
 static inline float sum_of(Floats v) {
