@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "cache/cache_list.h"
 #include "cache/rotating_cache.h"
 #include "cache/rows.h"
 #include "generate/options.h"
@@ -14,6 +15,15 @@ std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
     const PromptCache& cache, int num_tokens, int prefill_step_tokens) {
   std::vector<Layer> layers;
   for (const auto& layer : cache) {
+    if (auto* list = dynamic_cast<CacheList*>(layer.get())) {
+      PromptCache parts;
+      for (std::size_t i = 0; i < list->count(); ++i)
+        parts.push_back((*list)[i]);
+      for (auto& each : layers_of(parts, num_tokens, prefill_step_tokens)) {
+        layers.push_back(each);
+      }
+      continue;
+    }
     if (!layer->capabilities().attends) {
       layers.push_back({.constant_bytes = layer->nbytes()});
       continue;

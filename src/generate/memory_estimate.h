@@ -24,7 +24,7 @@ class CacheEstimate {
     std::int64_t max_tokens = 0;       // that it holds
     std::uint64_t constant_bytes = 0;  // of a state
   };
-  // `cache` has read `num_tokens`.
+  // `cache` has read `num_tokens`; the parts of a layer count as layers.
   static std::vector<Layer> layers_of(const PromptCache& cache,
                                       int num_tokens,
                                       int prefill_step_tokens);

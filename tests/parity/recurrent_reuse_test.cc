@@ -5,13 +5,18 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <mlx/mlx.h>
 
 #include <mlxlm/generate.h>
+
+#include "cache/rows.h"
+#include "generate/memory_estimate.h"
 
 namespace mlxlm::parity {
 namespace {
 
 namespace fs = std::filesystem;
+namespace mx = mlx::core;
 
 class RecurrentReuse : public testing::TestWithParam<const char*> {
  protected:
@@ -69,6 +74,19 @@ TEST_P(RecurrentReuse, RejectedDraftsLeaveNoTrace) {
   ASSERT_TRUE(last_.speculation);
   EXPECT_GT(last_.speculation->drafted_tokens,
             last_.speculation->accepted_tokens);
+}
+
+TEST_P(RecurrentReuse, EstimatesGrowWithTheTokensAttendedTo) {
+  const auto cache = model_->make_cache();
+  std::vector<std::size_t> held;
+  for (int i = 0; i < 2; ++i) {  // as many as caches make room for at once
+    model_->forward(mx::full({1, kCacheStepTokens}, 3, mx::int32), cache);
+    held.push_back(0);
+    for (const auto& layer : cache) held.back() += layer->nbytes();
+  }
+  const CacheEstimate estimate(*model_, {});
+  EXPECT_EQ(estimate.bytes(kCacheStepTokens), held[0]);
+  EXPECT_EQ(estimate.bytes(2 * kCacheStepTokens), held[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(
