@@ -173,6 +173,11 @@ ArchSpec falcon_h1_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                           false,
                           config.get_int("max_position_embeddings", 131072))};
   const auto mamba = read_mamba(config, spec.norm.eps);
+  // How transformers trains and computes it; sizes are given as they are.
+  config.get_float("initializer_range", 0.02);
+  config.get_int("mamba_chunk_size", 128, 1);
+  config.get_int("mamba_expand", 2, 1);
+  config.get_int("mlp_expansion_factor", 8, 1);
   spec.mixers = {mamba, SideBySideSpec{{0, kAttention}}};
   for (auto& layer : spec.layers) layer.mixer = 1;
   apply_multipliers(config, mamba, checkpoint, spec);

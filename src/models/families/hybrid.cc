@@ -255,6 +255,11 @@ ArchSpec nemotron_h_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.mlp_bias = config.require_bool("mlp_bias");
   spec.gated_mlp = false;
   spec.activation = kernels::Activation::relu_squared;
+  // Without effect, as in the reference: mamba_proj_bias and time_step_limit
+  // count.
+  config.get_bool("use_bias", false);
+  config.find_float("time_step_min");
+  config.find_float("time_step_max");
   spec.mixers = {read_nemotron_mamba(config, spec.norm.eps)};
   spec.layers.assign(pattern.size(), {.rope = -1});
   for (std::size_t i = 0; i < pattern.size(); ++i) {

@@ -55,7 +55,8 @@ std::optional<ExpertsSpec> read_kimi_experts(const ConfigReader& config) {
       config.get_bool("moe_renormalize", true) && router.num_chosen > 1;
   router.scale =
       static_cast<float>(config.get_float("routed_scaling_factor", 1.0));
-  // As the reference, whatever use_grouped_topk says.
+  // As in the reference, whatever this says.
+  config.get_bool("use_grouped_topk", true);
   read_groups(config, experts, {.count = "num_expert_group"});
   return experts;
 }
@@ -67,7 +68,8 @@ ArchSpec kimi_linear_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.context_tokens = config.require_int("model_max_length");
   apply_rules(checkpoint, kToReference);
-  // Latent attention, without positions whatever mla_use_nope says.
+  // Latent attention, as in the reference without positions whatever this says.
+  config.get_bool("mla_use_nope", false);
   spec.latent = read_latent(
       config, spec, {.fixed = spec.head_size, .value = spec.head_size});
   spec.latent->absorbed = true;
