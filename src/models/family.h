@@ -26,6 +26,7 @@ std::span<const Family> families();
 ArchSpec afm7_spec(const ConfigReader&, Checkpoint&);
 ArchSpec apertus_spec(const ConfigReader&, Checkpoint&);
 ArchSpec baichuan_m1_spec(const ConfigReader&, Checkpoint&);
+ArchSpec bailing_hybrid_spec(const ConfigReader&, Checkpoint&);
 ArchSpec bailing_moe_linear_spec(const ConfigReader&, Checkpoint&);
 ArchSpec bitnet_spec(const ConfigReader&, Checkpoint&);
 ArchSpec cohere2_spec(const ConfigReader&, Checkpoint&);

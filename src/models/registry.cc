@@ -8,6 +8,7 @@ constexpr Family kFamilies[] = {
     {"afmoe", afmoe_spec},
     {"apertus", apertus_spec},
     {"baichuan_m1", baichuan_m1_spec},
+    {"bailing_hybrid", bailing_hybrid_spec},
     {"bailing_moe", bailing_moe_spec},
     {"bailing_moe_linear", bailing_moe_linear_spec},
     {"bitnet", bitnet_spec},

@@ -32,6 +32,7 @@ std::vector<kernels::Linear*> LatentAttention::linears() {
   std::vector<kernels::Linear*> all{&q, &kv_down, &o};
   if (q_down) all.push_back(&*q_down);
   if (kv_up) all.push_back(&*kv_up);
+  if (gate) all.push_back(&*gate);
   if (index) {
     for (auto* each : index->linears()) all.push_back(each);
   }
@@ -126,13 +127,23 @@ mx::array LatentAttention::attend(const mx::array& x,
     return mx::swapaxes(each_row(x, cache, one), 1, 2);
   }
   auto input = norm != nullptr ? kernels::table().norm(x, *norm) : x;
-  auto p = project(input, runs);
+  auto heads = answers(input, runs, cache);
+  if (!gate) return heads;
+  auto factors = mx::sigmoid(
+      kernels::table().linear_residual(input, *gate, nullptr, nullptr, 1.0f));
+  return mx::multiply(heads, mx::expand_dims(mx::swapaxes(factors, 1, 2), -1));
+}
+
+mx::array LatentAttention::answers(const mx::array& x,
+                                   const Runs& runs,
+                                   Cache* cache) const {
+  auto p = project(x, runs);
   if (kv_up) return attend_plain(p, cache);
   if (!index) return attend_absorbed(p, cache, spec);
   auto* list = dynamic_cast<CacheList*>(cache);
   auto how = spec;
   how.visible =
-      (*index)(input, p.q_input, list != nullptr ? (*list)[1].get() : nullptr);
+      (*index)(x, p.q_input, list != nullptr ? (*list)[1].get() : nullptr);
   return attend_absorbed(p, list != nullptr ? (*list)[0].get() : nullptr, how);
 }
 

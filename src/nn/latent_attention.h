@@ -42,7 +42,9 @@ struct LatentAttention {
   std::optional<kernels::Linear> key_up;    // [H, rank, fixed]
   std::optional<kernels::Linear> value_up;  // [H, value, rank]
   kernels::Linear o;                        // [D, H * value]
-  const Rope* rope = nullptr;               // null: no positions
+  // [H, D], whose sigmoid multiplies each head's answers.
+  std::optional<kernels::Linear> gate;
+  const Rope* rope = nullptr;  // null: no positions
   float query_factor = 1.0f;
   float latent_factor = 1.0f;
   QueryScale query_scale;
@@ -75,6 +77,8 @@ struct LatentAttention {
            (rope != nullptr && rope->depends_on_length());
   }
   Projected project(const mx::array& x, const Runs& runs) const;
+  // The answers before the gate; `x` is normalized.
+  mx::array answers(const mx::array& x, const Runs& runs, Cache* cache) const;
   mx::array attend_plain(const Projected& p, Cache* cache) const;
   mx::array attend_absorbed(const Projected& p,
                             Cache* cache,

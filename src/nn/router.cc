@@ -39,7 +39,7 @@ mx::array all_scores(const mx::array& logits, RouterScore kind) {
   }
 }
 
-// Zero for the experts of all but the best groups. scores [B, L, E].
+// dropped_score for the experts of all but the best groups. scores [B, L, E].
 mx::array best_groups(const mx::array& scores, const RouterSpec& spec) {
   const int num_dropped = spec.num_groups - spec.num_chosen_groups;
   if (num_dropped <= 0) return scores;
@@ -50,7 +50,8 @@ mx::array best_groups(const mx::array& scores, const RouterSpec& spec) {
           : mx::sum(mx::topk(grouped, 2, -1), -1, /*keepdims=*/true);
   auto dropped = first_of(
       mx::argpartition(group_scores, num_dropped - 1, -2), -2, num_dropped);
-  auto kept = mx::put_along_axis(grouped, dropped, constant(0), -2);
+  auto kept =
+      mx::put_along_axis(grouped, dropped, constant(spec.dropped_score), -2);
   return mx::flatten(kept, -2, -1);
 }
 

@@ -28,6 +28,7 @@ struct RouterSpec {
   // Only experts of the best groups are chosen from.
   int num_groups = 1;
   int num_chosen_groups = 1;
+  float dropped_score = 0.0f;  // of the experts of the others
   GroupScore group_score = GroupScore::best_two;
   bool normalize = false;  // the chosen scores sum to 1
   float scale = 1.0f;      // of the scores, after that

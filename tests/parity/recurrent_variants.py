@@ -6,6 +6,26 @@ VARIANTS = {
         {"num_swa_attention_heads": 2, "num_swa_key_value_heads": 1, "sliding_window": 4},
         {"sliding_window_layers": [0, 2], "num_key_value_heads": 4},
     ],
+    "bailing_hybrid": [
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": None,
+            "use_qkv_bias": True,
+            "use_bias": True,
+            "n_group": 2,
+            "score_function": "softmax",
+            "tie_word_embeddings": True,
+            "rope_interleave": False,
+        },
+        {
+            "moe_router_enable_expert_bias": False,
+            "use_qk_norm": False,
+            "partial_rotary_factor": 1.0,
+            "moe_shared_expert_intermediate_size": 48,
+            "head_dim": 24,
+            "layer_group_size": 3,
+        },
+    ],
     "bailing_moe_linear": [
         {
             "num_key_value_heads": 4,
@@ -25,6 +45,16 @@ VARIANTS = {
             "partial_rotary_factor": 0.5,
             "moe_shared_expert_intermediate_size": 48,
             "norm_topk_prob": False,
+        },
+    ],
+    "bailing_moe_v3": [
+        {
+            "q_lora_rank": None,
+            "n_group": 2,
+            "short_conv_kernel_size": 3,
+            "kda_lower_bound": -2.0,
+            "layer_group_size": 3,
+            "tie_word_embeddings": True,
         },
     ],
     "falcon_h1": [
@@ -215,6 +245,8 @@ VARIANTS = {
     ],
 }
 HF_LAYOUT = (
+    "bailing_hybrid",
+    "bailing_moe_v3",
     "falcon_h1",
     "jamba",
     "granitemoehybrid",
