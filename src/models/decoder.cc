@@ -186,17 +186,19 @@ mx::array Decoder::mix(const Layer& layer,
                        Pass& pass) const {
   const auto* mixer = std::get_if<MixerPtr>(&layer.mixer);
   if (mixer == nullptr) return x;
-  std::size_t row = 0;
-  return each_row(x, cache, [&](const mx::array& own, Cache* own_cache) {
-    const nn::MixerInput input{own,
-                               pointer(layer.attention_norm),
-                               own_cache,
-                               pass.runs[row].offset,
-                               &pass.shared[row]};
-    ++row;
+  auto run = [&](const mx::array& own,
+                 Cache* own_cache,
+                 std::span<const kernels::TokenRun> runs) {
     return (**mixer)(
-        input,
+        {own, pointer(layer.attention_norm), own_cache, runs, &pass.shared},
         {pointer(layer.attention_output_norm), &own, spec_.residual_scale});
+  };
+  if (pass.runs.size() == 1 || !depends_on_chunks()) {
+    return run(x, cache, pass.runs);
+  }
+  auto next = pass.runs.begin();  // ropes differ from row to row
+  return each_row(x, cache, [&](const mx::array& own, Cache* own_cache) {
+    return run(own, own_cache, {&*next++, 1});
   });
 }
 
@@ -362,7 +364,6 @@ mx::array Decoder::run_layers(
   auto h =
       input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
   Pass pass{.runs = runs_of(cache, h.shape(1))};
-  pass.shared.resize(pass.runs.size());
   h = first_state(h, pass.runs);
   std::vector<mx::array> side_inputs;  // [B, L, P] for each layer
   if (per_layer_inputs_) {

@@ -65,7 +65,7 @@ class Decoder : public Model {
   // A pass over the tokens of some runs, of which each row has one.
   struct Pass {
     TokenRuns runs;
-    std::vector<std::optional<mx::array>> shared;  // nn::MixerInput's, by row
+    std::optional<mx::array> shared;  // nn::MixerInput's
   };
   mx::array mix(const Layer& layer,
                 const mx::array& x,

@@ -103,16 +103,13 @@ mx::array DeltaNet::operator()(const MixerInput& input,
   auto qkv = convolve(std::vector<mx::array>(made.begin() + 3, made.end()),
                       input.cache);
 
-  const RecurrentState state(input.cache);
-  const auto last = p.convs.size();
-  auto [y, after] = table.matrix_scan(
-      {.q = table.norm(qkv[0], q_norm_),
-       .k = table.norm(qkv[1], k_norm_),
-       .v = qkv[2],
-       .decay = decay_of(step),
-       .beta = beta},
-      state.get(last, {rows, p.num_heads, p.value_size, p.key_size}));
-  state.set(last, after);
+  auto y = RecurrentState(input.cache)
+               .scan(p.convs.size(),
+                     kernels::MatrixScan{.q = table.norm(qkv[0], q_norm_),
+                                         .k = table.norm(qkv[1], k_norm_),
+                                         .v = qkv[2],
+                                         .decay = decay_of(step),
+                                         .beta = beta});
 
   auto gate = mx::astype(run_chain(made[2], p.gate, 1), mx::float32);
   auto factor = mx::sigmoid(gate);

@@ -46,7 +46,7 @@ mx::array LightningAttention::operator()(const MixerInput& input,
   const int rows = input.x.shape(0);
   const int tokens = input.x.shape(1);
   std::optional<kernels::Rope> turn;
-  if (p.rope != nullptr) turn = p.rope->at(tokens, input.position);
+  if (p.rope != nullptr) turn = p.rope->at(tokens, input.runs[0].offset);
   auto pointer = [](const auto& optional) {
     return optional ? &*optional : nullptr;
   };
@@ -54,20 +54,21 @@ mx::array LightningAttention::operator()(const MixerInput& input,
       {&p.q, p.num_heads, pointer(p.q_norm), pointer(turn)},
       {&p.k, p.num_heads, pointer(p.k_norm), pointer(turn)},
       {&p.v, p.num_heads, nullptr, nullptr}};
-  auto qkv = kernels::norm_heads(
-      table, input.x, input.norm, projections, input.position);
+  auto qkv =
+      kernels::norm_heads(table, input.x, input.norm, projections, input.runs);
   for (auto& each : qkv) each = mx::swapaxes(each, 1, 2);
 
-  const RecurrentState state(input.cache);
-  auto before = state.get(0, {rows, p.num_heads, p.head_size, p.head_size});
-  auto [y, after] = table.matrix_scan(
-      {.q = mx::multiply(qkv[0], mx::array(p.scale, qkv[0].dtype())),
-       .k = qkv[1],
-       .v = qkv[2],
-       .decay = mx::broadcast_to(p.decay, {rows, tokens, p.num_heads})},
-      mx::swapaxes(before, 2, 3));
-  state.set(0, mx::swapaxes(after, 2, 3));
-
+  auto y =
+      RecurrentState(input.cache)
+          .scan(
+              0,
+              kernels::MatrixScan{
+                  .q = mx::multiply(qkv[0], mx::array(p.scale, qkv[0].dtype())),
+                  .k = qkv[1],
+                  .v = qkv[2],
+                  .decay =
+                      mx::broadcast_to(p.decay, {rows, tokens, p.num_heads})},
+              /*transposed=*/true);
   auto groups = mx::reshape(y, {rows, tokens, p.norm_groups, -1});
   y = mx::multiply(
       mx::reshape(table.norm(groups, {.eps = p.norm_eps}), {rows, tokens, -1}),

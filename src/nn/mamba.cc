@@ -28,15 +28,15 @@ mx::array Mamba::operator()(const MixerInput& input,
                          mx::Shape{p.step_rank, p.step_rank + p.state_size},
                          -1);
   auto step = project(norm_if(parts[0], p.step_norm), p.step);
-  auto [y, after] = kernels::table().selective_scan(
-      {.x = mixed,
-       .step = mx::logaddexp(step, mx::array(0.0f, step.dtype())),
-       .a = p.a,
-       .b = norm_if(parts[1], p.b_norm),
-       .c = norm_if(parts[2], p.c_norm),
-       .skip = p.skip},
-      state.get(1, {mixed.shape(0), p.inner_size, p.state_size}));
-  state.set(1, after);
+  auto y =
+      state.scan(1,
+                 kernels::SelectiveScan{
+                     .x = mixed,
+                     .step = mx::logaddexp(step, mx::array(0.0f, step.dtype())),
+                     .a = p.a,
+                     .b = norm_if(parts[1], p.b_norm),
+                     .c = norm_if(parts[2], p.c_norm),
+                     .skip = p.skip});
   auto gate = mx::multiply(halves[1], mx::sigmoid(halves[1]));
   return finish(mx::multiply(gate, y), p.out, residual);
 }

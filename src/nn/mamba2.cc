@@ -48,13 +48,13 @@ mx::array Mamba2::scan(const mx::array& inner,
   auto dt = mx::logaddexp(mx::add(mx::astype(step, mx::float32), p.step_bias),
                           mx::array(0.0f));
   dt = mx::clip(dt, mx::array(p.min_step), mx::array(p.max_step));
-  auto [y, after] = kernels::table().matrix_scan(
-      {.q = in_groups(queries),
-       .k = in_groups(keys),
-       .v = mx::multiply(x, mx::expand_dims(dt, -1)),
-       .decay = mx::exp(mx::negative(mx::multiply(dt, p.rate)))},
-      state.get(1, {rows, p.num_heads, p.head_size, p.state_size}));
-  state.set(1, after);
+  auto y =
+      state.scan(1,
+                 kernels::MatrixScan{
+                     .q = in_groups(queries),
+                     .k = in_groups(keys),
+                     .v = mx::multiply(x, mx::expand_dims(dt, -1)),
+                     .decay = mx::exp(mx::negative(mx::multiply(dt, p.rate)))});
   y = mx::add(y, mx::multiply(x, mx::expand_dims(p.skip, -1)));
   return mx::reshape(mx::astype(y, inner.dtype()), {rows, tokens, -1});
 }

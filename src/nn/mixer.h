@@ -11,10 +11,6 @@
 #include "kernels/seam.h"
 #include "nn/attention.h"
 
-namespace mlxlm {
-class CacheList;
-}
-
 namespace mlxlm::nn {
 
 namespace mx = mlx::core;
@@ -23,16 +19,18 @@ namespace mx = mlx::core;
 struct MixerInput {
   const mx::array& x;         // [B, L, D]
   const kernels::Norm* norm;  // of x, first; may be null
-  Cache* cache;               // as make_cache() gives; null: x is all there is
-  int position = 0;           // of x's first token
+  // As make_cache() gives, or a BatchCache of such; null: x is all there is.
+  Cache* cache;
+  std::span<const kernels::TokenRun> runs;  // where x's tokens stand
   // What the first layer leaves for the others in a pass over these tokens;
   // null where no mixer needs it.
   std::optional<mx::array>* shared = nullptr;
 };
 
-// The caches of a layer of `count` parts; null stays null. Throws
-// Error{argument} if it is something else.
-CacheList* cache_list(Cache* cache, std::size_t count);
+// Part `index` of the caches of a layer of `count` parts, of every row where it
+// is a batch's; null stays null. Throws Error{argument} if it is something
+// else.
+CachePtr cache_part(Cache* cache, std::size_t index, std::size_t count);
 
 class Mixer {
  public:

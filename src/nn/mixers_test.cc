@@ -13,6 +13,7 @@
 #include <mlxlm/error.h>
 
 #include "cache/arrays_cache.h"
+#include "cache/batch_cache.h"
 #include "cache/cache_list.h"
 #include "cache/kv_cache.h"
 #include "kernels/test_layers.h"
@@ -277,7 +278,8 @@ class Mixers : public testing::TestWithParam<Case> {
   mx::array read(Cache* cache, int begin, int end) {
     const auto x = tokens(x_, begin, end);
     std::optional<mx::array> shared = tokens(first_values_, begin, end);
-    auto y = (*mixer_)({x, &norm_, cache, begin, &shared}, {.stream = &x});
+    const kernels::TokenRun run{end - begin, begin};
+    auto y = (*mixer_)({x, &norm_, cache, {&run, 1}, &shared}, {.stream = &x});
     mx::eval(y);  // a window is overwritten by the tokens that come next
     return y;
   }
@@ -314,6 +316,39 @@ TEST_P(Mixers, RowsAreAsAlone) {
   x_ = row(x_);
   first_values_ = row(first_values_);
   EXPECT_LT(difference(read(nullptr, 0, kTokens), row(both)), 1e-4f);
+}
+
+// Three rows, which have read 0, 4 and 6 tokens, side by side.
+TEST_P(Mixers, RowsOfABatchAreAsAlone) {
+  x_ = random({1, kTokens, kWidth});
+  first_values_ = random({1, kTokens, 3, 4});
+  const std::vector<kernels::TokenRun> runs{{3, 0}, {1, 4}, {2, 6}};
+  std::vector<CachePtr> caches;
+  std::vector<mx::array> alone, xs, values;
+  std::vector<int> counts;
+  for (const auto& [count, offset] : runs) {
+    caches.push_back(mixer_->make_cache());
+    if (offset > 0) read(caches.back().get(), 0, offset);
+    const int end = offset + count;
+    alone.push_back(read(caches.back()->fork().get(), offset, end));
+    xs.push_back(tokens(x_, offset, end));
+    values.push_back(tokens(first_values_, offset, end));
+    counts.push_back(count);
+  }
+  BatchCache batch(caches, counts);
+  const auto x = mx::concatenate(xs, 1);
+  std::optional<mx::array> shared = mx::concatenate(values, 1);
+  auto y = (*mixer_)({x, &norm_, &batch, runs, &shared}, {.stream = &x});
+  EXPECT_LT(difference(y, mx::concatenate(alone, 1)), 1e-4f);
+  // What each has read goes on from there.
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const int end = runs[i].offset + runs[i].num_tokens;
+    auto cold = mixer_->make_cache();
+    read(cold.get(), 0, end);
+    EXPECT_LT(difference(read(caches[i].get(), end, end + 2),
+                         read(cold.get(), end, end + 2)),
+              1e-4f);
+  }
 }
 
 TEST_P(Mixers, WhatIsTakenBackLeavesNoTrace) {

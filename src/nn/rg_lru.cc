@@ -18,10 +18,17 @@ mx::array head_gate(const mx::array& x,
   return mx::reshape(mx::sigmoid(mx::add(y, bias)), x.shape());
 }
 
-// 0 for the first of `num_tokens`, else 1: [num_tokens, 1].
-mx::array all_but_first(int num_tokens, mx::Dtype dtype) {
-  return mx::expand_dims(
-      mx::astype(mx::greater(mx::arange(num_tokens), mx::array(0)), dtype), -1);
+// sqrt(1 - decay^2), which keeps the size of the state; the very first token of
+// all (`fresh`) is taken as it is. log_decay [B, L, C].
+mx::array feed_factor(const mx::array& log_decay, bool fresh) {
+  const auto dtype = log_decay.dtype();
+  auto squared = mx::exp(mx::multiply(mx::array(2.0f, dtype), log_decay));
+  if (fresh) {
+    auto others = mx::greater(mx::arange(log_decay.shape(1)), mx::array(0));
+    squared =
+        mx::multiply(squared, mx::expand_dims(mx::astype(others, dtype), -1));
+  }
+  return mx::sqrt(mx::subtract(mx::array(1.0f, dtype), squared));
 }
 
 }  // namespace
@@ -38,17 +45,17 @@ mx::array RgLru::operator()(const MixerInput& input,
 
   auto log_decay = mx::multiply(
       head_gate(x, p.recurrent_gate, p.recurrent_gate_bias), p.rate);
-  auto squared = mx::exp(mx::multiply(mx::array(2.0f, x.dtype()), log_decay));
-  // The very first token is taken as it is.
-  if (state.empty(1)) {
-    squared = mx::multiply(squared, all_but_first(x.shape(1), squared.dtype()));
-  }
-  auto factor = mx::sqrt(mx::subtract(mx::array(1.0f, x.dtype()), squared));
-  auto fed = mx::multiply(
-      mx::multiply(x, head_gate(x, p.input_gate, p.input_gate_bias)), factor);
-  auto [h, after] = kernels::table().decayed_sum(
-      fed, mx::exp(log_decay), state.get(1, {x.shape(0), x.shape(2)}));
-  state.set(1, after);
+  auto gated = mx::multiply(x, head_gate(x, p.input_gate, p.input_gate_bias));
+  auto h =
+      state.carry(1,
+                  {x.shape(0), x.shape(2)},
+                  {gated, log_decay},
+                  [](auto inputs, const mx::array& before, bool fresh) {
+                    return kernels::table().decayed_sum(
+                        mx::multiply(inputs[0], feed_factor(inputs[1], fresh)),
+                        mx::exp(inputs[1]),
+                        before);
+                  });
 
   return finish(
       mx::multiply(h,

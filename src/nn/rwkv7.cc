@@ -18,14 +18,15 @@ mx::array number(float value, const mx::array& like) {
 mx::array shifted(const mx::array& x,
                   const RecurrentState& state,
                   std::size_t index) {
-  const int tokens = x.shape(1);
-  auto before = state.get(index, {x.shape(0), 1, x.shape(2)}, x.dtype());
-  auto all = mx::concatenate({mx::astype(before, x.dtype()), x}, 1);
-  auto part = [&](int begin, int end) {
-    return mx::slice(all, {0, begin, 0}, {x.shape(0), end, x.shape(2)});
+  auto shift = [](auto inputs, const mx::array& before, bool) {
+    const auto& own = inputs[0];
+    const int tokens = own.shape(1);
+    auto all = mx::concatenate({mx::astype(before, own.dtype()), own}, 1);
+    auto parts = mx::split(all, mx::Shape{tokens}, 1);
+    // Of its own, not a view that keeps the chunk.
+    return kernels::Scanned{parts[0], mx::contiguous(parts[1])};
   };
-  state.set(index, mx::contiguous(part(tokens, tokens + 1)));
-  return part(0, tokens);
+  return state.carry(index, {x.shape(0), 1, x.shape(2)}, {x}, shift, x.dtype());
 }
 
 // x + difference * share.
@@ -111,15 +112,14 @@ mx::array Rwkv7::mix_time(const mx::array& x,
   auto one = number(1.0f, k);
   k = mx::multiply(
       k, mx::add(one, mx::multiply(mx::subtract(rate, one), p.k_scale)));
-  auto [y, after] = table.matrix_scan(
-      {.q = r,
-       .k = k,
-       .v = v,
-       .decay = decay,
-       .erase = mx::negative(removed),
-       .write = mx::multiply(removed, rate)},
-      state.get(1, {x.shape(0), p.num_heads, p.head_size, p.head_size}));
-  state.set(1, after);
+  auto y =
+      state.scan(1,
+                 kernels::MatrixScan{.q = r,
+                                     .k = k,
+                                     .v = v,
+                                     .decay = decay,
+                                     .erase = mx::negative(removed),
+                                     .write = mx::multiply(removed, rate)});
 
   y = table.norm(y, {.kind = kernels::NormKind::layer, .eps = kHeadNormEps});
   y = mx::add(mx::multiply(y, p.head_norm_weight), p.head_norm_bias);

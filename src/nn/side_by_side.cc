@@ -2,6 +2,7 @@
 
 #include <mlxlm/error.h>
 
+#include "cache/batch_cache.h"
 #include "cache/cache_list.h"
 #include "cache/kv_cache.h"
 
@@ -25,12 +26,12 @@ std::vector<kernels::Linear*> SideBySide::linears() {
 
 mx::array SideBySide::operator()(const MixerInput& input,
                                  const Residual& residual) const {
-  auto* caches = cache_list(input.cache, mixers_.size());
   // Each adds its answer to what the ones before it made.
   auto sum = residual.stream != nullptr ? *residual.stream : input.x;
   for (std::size_t i = 0; i < mixers_.size(); ++i) {
+    const auto cache = cache_part(input.cache, i, mixers_.size());
     auto own = input;
-    own.cache = caches != nullptr ? (*caches)[i].get() : nullptr;
+    own.cache = cache.get();
     const bool adds = i > 0 || residual.stream != nullptr;
     sum = (*mixers_[i])(
         own, {.stream = adds ? &sum : nullptr, .scale = residual.scale});
@@ -38,8 +39,15 @@ mx::array SideBySide::operator()(const MixerInput& input,
   return sum;
 }
 
-CacheList* cache_list(Cache* cache, std::size_t count) {
+CachePtr cache_part(Cache* cache, std::size_t index, std::size_t count) {
   if (cache == nullptr) return nullptr;
+  if (auto* batch = dynamic_cast<BatchCache*>(cache)) {
+    std::vector<CachePtr> rows;
+    for (std::size_t i = 0; i < batch->count(); ++i) {
+      rows.push_back(cache_part((*batch)[i].get(), index, count));
+    }
+    return std::make_shared<BatchCache>(std::move(rows), batch->num_tokens());
+  }
   auto* list = dynamic_cast<CacheList*>(cache);
   if (list == nullptr || list->count() != count) {
     throw Error(ErrorKind::argument,
@@ -47,7 +55,7 @@ CacheList* cache_list(Cache* cache, std::size_t count) {
                     std::to_string(count) + ", not a " +
                     std::string(cache->kind()));
   }
-  return list;
+  return (*list)[index];
 }
 
 }  // namespace mlxlm::nn
