@@ -16,6 +16,7 @@ namespace {
 using Action = WeightRule::Action;
 
 constexpr int kMaxSize = 1 << 14;
+constexpr std::size_t kMaxLayers = 1 << 14;
 
 // A layer is mixer 0 or attends, as its type says.
 void set_layers(const ConfigReader& config,
@@ -241,6 +242,11 @@ ArchSpec granitemoehybrid_spec(const ConfigReader& config,
 
 ArchSpec nemotron_h_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   const auto pattern = read_pattern(config);
+  if (pattern.empty() || pattern.size() > kMaxLayers) {
+    config.fail("hybrid_override_pattern",
+                "one letter for each of up to " + std::to_string(kMaxLayers) +
+                    " layers");
+  }
   auto spec = read_sizes(config,
                          KvHeads::required,
                          HeadSize::optional,
