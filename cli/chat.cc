@@ -14,6 +14,7 @@
 #include "cli/construction_draws.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 #include "core/environment.h"
 #include "core/file.h"
 
@@ -46,6 +47,7 @@ class Chat {
   ModelOptions model_;
   SamplingOptions sampling_;
   CacheOptions cache_;
+  SpeculationOptions speculation_;
   int max_tokens_ = 256;
   std::string system_prompt_;
   std::string template_config_;
@@ -113,6 +115,7 @@ void Chat::add_to(CLI::App& command) {
       ->group(kChat);
   sampling_.add_to(command);
   cache_.add_to(command);
+  speculation_.add_to(command);
   command.footer(kExamples);
 }
 
@@ -126,6 +129,7 @@ void Chat::check() const {
     throw UsageError("--full-context is stop, rotate or drop, not " +
                      full_context_);
   }
+  speculation_.check();
   sampling_.sampler(nullptr);
   sampling_.processors();
   GenerateOptions ignored;
@@ -137,6 +141,7 @@ LoadedModel Chat::load() {
     CacheMetadata metadata = load_prompt_cache(resume_file_).second;
     model_.model = metadata["model"];
   }
+  model_.draft_head = speculation_.needs_draft_head();
   LoadedModel loaded = model_.load();
   if (sampling_.has_seed()) {
     skip_construction_draws(*loaded.model);
@@ -158,6 +163,7 @@ SessionOptions Chat::session_options(const LoadedModel& loaded) const {
   options.generate.max_tokens = max_tokens_;
   options.generate.sampler = sampling_.sampler(loaded.tokenizer.get());
   options.generate.logits_processors = sampling_.processors();
+  speculation_.apply_to(options.generate, loaded);
   options.template_kwargs_json = template_config_;
   options.context_tokens = context_tokens_;
   if (!full_context_.empty()) {

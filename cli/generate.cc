@@ -165,6 +165,7 @@ void Generate::check() const {
 }
 
 LoadedModel Generate::load() {
+  model_.draft_head = speculation_.needs_draft_head();
   LoadedModel loaded =
       prompt_.is_tokens() ? model_.load_tokenizer_optional() : model_.load();
   if (sampling_.has_seed()) {

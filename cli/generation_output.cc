@@ -51,12 +51,26 @@ std::string speculation_text(const SpeculationStatistics& statistics) {
   return text + "\n";
 }
 
+const char* name_of(DraftKind draft) {
+  switch (draft) {
+    case DraftKind::model:
+      return "model";
+    case DraftKind::ngram:
+      return "ngram";
+    case DraftKind::mtp:
+      return "mtp";
+    case DraftKind::none:
+      break;
+  }
+  return "none";
+}
+
 json to_json(const SpeculationStatistics& statistics) {
   const auto& s = statistics;
   auto known = [](double value) {
     return value > 0 ? json(value) : json(nullptr);
   };
-  return {{"draft", s.draft == DraftKind::ngram ? "ngram" : "model"},
+  return {{"draft", name_of(s.draft)},
           {"rounds", s.rounds},
           {"drafted_tokens", s.drafted_tokens},
           {"accepted_tokens", s.accepted_tokens},

@@ -52,6 +52,7 @@ LoadOptions ModelOptions::load_options() const {
   LoadOptions options;
   options.adapter_path = adapter_path;
   options.progress = progress_on_terminal();
+  options.draft_head = draft_head;
   return options;
 }
 

@@ -20,6 +20,7 @@ struct ModelOptions {
   std::string cpu_mode;  // empty: the default
   bool trust_remote_code = false;
   bool quantize_activations = false;
+  bool draft_head = false;  // LoadOptions::draft_head
 
   void add_to(CLI::App& command);
 

@@ -12,8 +12,9 @@ void SpeculationOptions::add_to(CLI::App& command) {
       .add_option("--draft",
                   draft_,
                   "Who proposes tokens that the model only checks:\n"
-                  "ngram (what followed the same words before) or\n"
-                  "model; model if there is a --draft-model")
+                  "ngram (what followed the same words before), mtp\n"
+                  "(the model's own head for further tokens) or model\n"
+                  "(if there is a --draft-model)")
       ->type_name("KIND")
       ->group(kGroup);
   command
@@ -36,19 +37,23 @@ DraftKind SpeculationOptions::kind() const {
   if (draft_ == "ngram") {
     return DraftKind::ngram;
   }
+  if (draft_ == "mtp") {
+    return DraftKind::mtp;
+  }
   return draft_.empty() && draft_model_.empty() ? DraftKind::none
                                                 : DraftKind::model;
 }
 
 void SpeculationOptions::check() const {
-  if (!draft_.empty() && draft_ != "ngram" && draft_ != "model") {
-    throw UsageError("--draft is ngram or model, not " + draft_);
+  if (!draft_.empty() && draft_ != "ngram" && draft_ != "mtp" &&
+      draft_ != "model") {
+    throw UsageError("--draft is ngram, mtp or model, not " + draft_);
   }
   if (draft_ == "model" && draft_model_.empty()) {
     throw UsageError("--draft model needs a --draft-model");
   }
-  if (draft_ == "ngram" && !draft_model_.empty()) {
-    throw UsageError("--draft ngram has no use for a --draft-model");
+  if (!draft_.empty() && draft_ != "model" && !draft_model_.empty()) {
+    throw UsageError("--draft " + draft_ + " has no use for a --draft-model");
   }
 }
 

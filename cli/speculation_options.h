@@ -17,6 +17,9 @@ class SpeculationOptions {
   // Throws UsageError for options that don't fit together.
   void check() const;
 
+  // Whether the model is to be loaded with its draft head.
+  bool needs_draft_head() const { return kind() == DraftKind::mtp; }
+
   // Loads the draft model, if there is one. Throws Error{argument} if its
   // tokens aren't the model's.
   void apply_to(GenerateOptions& options, const LoadedModel& loaded) const;

@@ -47,6 +47,7 @@ enum class DraftKind {
   none,
   model,  // a smaller model with the same tokenizer
   ngram,  // what followed the same tokens before: no weights, for any model
+  mtp,    // the model's own head for predicting several tokens: draft_head()
 };
 
 // A generation is one thread's at a time: it may be made on one thread and
@@ -57,11 +58,11 @@ struct GenerateOptions {
   Sampler sampler;       // empty: the most probable token
   std::vector<LogitsProcessor> logits_processors;
   // Read and extended, must outlive the generation; an empty one is filled with
-  // fresh caches (of the draft model, too). Null: a fresh one. Afterwards it
-  // holds every token that was given out.
+  // fresh caches (of who drafts, too). Null: a fresh one. Afterwards it holds
+  // every token that was given out.
   PromptCache* prompt_cache = nullptr;
-  // Ids that the prompt cache holds, where processors (penalties) are to know
-  // of them.
+  // Ids that the prompt cache holds, where processors (penalties) and drafts
+  // are to know of them.
   std::vector<int> earlier_tokens;
   // Instead of a prompt cache, for stream_generate() and generate(): what is
   // stored of the prompt is not read again, and afterwards the prompt and the
@@ -141,12 +142,14 @@ std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
                                               const GenerateOptions& options);
 
 // The same tokens, where a draft model proposes some that the model only
-// checks; without one (null), what followed the same tokens before (n-grams).
-// `prompt_cache` holds the layers of both, the model's first. At temperature 0
-// and with n-grams the tokens are those of generate_step() with the same seed;
-// else they have the same distribution (rejection sampling, Leviathan et al.
-// 2023, where the sampler is make_sampler()'s). Refuses input embeddings
-// together with a draft model: Error{unsupported}.
+// checks; without one (null), the model's own head if options.draft is mtp,
+// else what followed the same tokens before (n-grams). `prompt_cache` holds the
+// layers of both, the model's first; one with the model's alone gets fresh ones
+// of the other. At temperature 0 and with n-grams the tokens are those of
+// generate_step() with the same seed; else they have the same distribution
+// (rejection sampling, Leviathan et al. 2023, where the sampler is
+// make_sampler()'s). Throws Error{unsupported} for input embeddings with
+// anything but n-grams, and where the model has no draft_head().
 std::unique_ptr<TokenGenerator> speculative_generate_step(
     const std::vector<int>& prompt,
     ModelPtr model,

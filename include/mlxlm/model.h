@@ -30,6 +30,7 @@ struct LoadOptions {
       config_overrides;      // JSON object merged into config.json; "": none
   bool strict = true;        // refuse weights the model doesn't use
   bool lazy = false;         // leave the weights to be read when first used
+  bool draft_head = false;   // with the weights of Model::draft_head()
   ProgressHandler progress;  // downloads and conversions
 };
 
@@ -37,6 +38,32 @@ struct LoadOptions {
 struct Parameter {
   std::string name;  // e.g. "model.layers.0.self_attn.q_proj.weight"
   mx::array value;
+};
+
+// A model's own head for predicting several tokens: from the state that the
+// model left of a token, and the token after that, it predicts the next one;
+// from its own state, further ones. Method: multi-token prediction of
+// DeepSeek-V3 (2024, section 2.2).
+class DraftHead {
+ public:
+  virtual ~DraftHead() = default;
+
+  // tokens [B, L] int32, states [B, L, D] of the token before each -> its own
+  // states [B, L, D]. `cache` as make_cache()'s, or empty.
+  virtual mx::array forward(const mx::array& tokens,
+                            const mx::array& states,
+                            const PromptCache& cache) = 0;
+
+  // states [B, L, D] -> logits [B, L, V] of the tokens after those read.
+  virtual mx::array logits(const mx::array& states) = 0;
+
+  virtual PromptCache make_cache(int max_kv_size = 0) const = 0;
+};
+
+// What a pass gives to go on from.
+struct ModelPass {
+  mx::array logits;  // [B, L, V]
+  mx::array states;  // [B, L, D], which the logits are made of
 };
 
 class Model {
@@ -60,6 +87,15 @@ class Model {
       const PromptCache& cache,
       const std::optional<mx::array>& input_embeddings = std::nullopt);
 
+  // forward() with the states that a draft head goes on from. Throws
+  // Error{unsupported} where a model never has one.
+  virtual ModelPass forward_with_states(const mx::array& tokens,
+                                        const PromptCache& cache);
+
+  // Lives as long as the model. Null: the model has none, or was loaded without
+  // LoadOptions::draft_head.
+  virtual DraftHead* draft_head() { return nullptr; }
+
   // The token embeddings [B, L, D] as forward() computes them before it scales
   // them.
   virtual mx::array embed(const mx::array& tokens) = 0;
@@ -80,7 +116,8 @@ class Model {
   // (ropes whose speed depends on the length of the input).
   virtual bool depends_on_chunks() const { return false; }
 
-  // Every parameter with its name in the reference's layout.
+  // Every parameter with its name in the reference's layout; not the draft
+  // head's, which the reference has none of.
   virtual std::vector<Parameter> parameters() const = 0;
 
   // End-of-sequence ids from config.json and generation_config.json.
@@ -99,7 +136,9 @@ inline PromptCache make_prompt_cache(const Model& model, int max_kv_size = 0) {
   return model.make_cache(max_kv_size);
 }
 
-// The model types load_model() knows.
+// The model types load_model() knows, and those of them that may have a
+// Model::draft_head().
 std::vector<std::string> supported_model_types();
+std::vector<std::string> model_types_with_draft_head();
 
 }  // namespace mlxlm

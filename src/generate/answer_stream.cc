@@ -5,6 +5,7 @@
 
 #include <mlx/mlx.h>
 
+#include "generate/drafter.h"
 #include "generate/generation_stream.h"
 #include "generate/interruption.h"
 #include "generate/rate.h"
@@ -95,6 +96,7 @@ class AnswerStream : public GenerationStream::Impl {
       return false;
     }
     reading_ = false;
+    generate_.earlier_tokens = {tokens.begin(), tokens.begin() + num_read_};
     stream_.emplace(stream_generate(
         state_->model,
         state_->tokenizer,
@@ -138,9 +140,9 @@ class AnswerStream : public GenerationStream::Impl {
     }
     state_->answering = false;
     stream_.reset();  // the caches are as they stay
-    // The draft model may be ahead of a cancelled prompt.
+    // Who drafts may be ahead of a cancelled prompt.
     bool is_lost =
-        reading_ || (begun_ && drawn_.empty() && generate_.draft_model);
+        reading_ || (begun_ && drawn_.empty() && drafts_with_cache(generate_));
     if (is_lost) {
       state_->forget_cache();
     } else if (begun_) {
@@ -168,22 +170,6 @@ class AnswerStream : public GenerationStream::Impl {
     int message = static_cast<int>(state_->messages.size());
     bool known = !cut && (!ended || !end_text.empty());
     state_->tokens.append(drawn_, known ? message : -1, text_, end_text);
-    if (generate_.draft_model) {
-      settle_draft();
-    }
-  }
-
-  // Speculative decoding may leave its last token unread.
-  void settle_draft() {
-    const PromptCache& layers = state_->cache.layers();
-    auto end = layers.begin() +
-               static_cast<std::ptrdiff_t>(state_->num_model_layers());
-    int num_held = prompt_cache_offset({layers.begin(), end});
-    if (num_held > 0) {
-      state_->tokens.truncate(num_held);
-    } else {
-      state_->forget_cache();  // recurrent layers don't count
-    }
   }
 
   void count() {

@@ -31,8 +31,16 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  // Reads the prompt: all of the text so far. Before anything else.
-  virtual void begin(const std::vector<int>& prompt) = 0;
+  // Reads the prompt, all of the text so far, before anything else. `earlier`:
+  // what is known of the tokens before it, which a cache may hold.
+  virtual void begin(const std::vector<int>& earlier,
+                     const std::vector<int>& prompt) = 0;
+
+  // Whether it goes on from what the model leaves of the tokens it reads, and
+  // is told of that: states [1, L, D] from the text's token `first` on, in
+  // place of what they were said to be before.
+  virtual bool wants_states() const { return false; }
+  virtual void read_states(int /*first*/, const mx::array& /*states*/) {}
 
   // In [0, kNumOutlooks).
   virtual int outlook() const = 0;
@@ -50,12 +58,34 @@ class Drafter {
   virtual PromptCache cache() const { return {}; }
 };
 
+// Who drafts. Throws Error{argument} where draft and draft_model don't go
+// together, Error{unsupported} where the model has no head.
+DraftKind draft_kind(Model& model, const GenerateOptions& options);
+
+// Whether nothing was read into the cache.
+bool is_fresh(const PromptCache& cache);
+
+// Whether who drafts has caches of its own, and fresh ones.
+bool drafts_with_cache(const GenerateOptions& options);
+PromptCache make_draft_cache(Model& model, const GenerateOptions& options);
+
+// One of those below, as draft_kind() says; n-grams where it says none.
+std::unique_ptr<Drafter> make_drafter(const ModelPtr& model,
+                                      PromptCache cache,
+                                      const GenerateOptions& options);
+
 // A smaller model with the same tokenizer. `cache`: one entry for each of its
 // layers; `vocabulary_size`: of the large model. The options must outlive it.
 std::unique_ptr<Drafter> make_model_drafter(ModelPtr model,
                                             PromptCache cache,
                                             int vocabulary_size,
                                             const GenerateOptions& options);
+
+// The model's own head, which it has. `cache`: of the head. The options must
+// outlive it.
+std::unique_ptr<Drafter> make_head_drafter(ModelPtr model,
+                                           PromptCache cache,
+                                           const GenerateOptions& options);
 
 // What followed the same words before.
 std::unique_ptr<Drafter> make_ngram_drafter();

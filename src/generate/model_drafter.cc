@@ -6,6 +6,7 @@
 
 #include <mlx/mlx.h>
 
+#include "generate/draft_draw.h"
 #include "generate/drafter.h"
 #include "generate/reader.h"
 #include "generate/sampling.h"
@@ -38,29 +39,30 @@ class ModelDrafter : public Drafter {
         sampling_(options),
         vocabulary_size_(vocabulary_size) {}
 
-  void begin(const std::vector<int>& prompt) override {
-    reader_.read_prompt({prompt, std::nullopt, static_cast<int>(prompt.size())},
-                        [](int) {});
+  void begin(const std::vector<int>& earlier,
+             const std::vector<int>& prompt) override {
+    Prompt unread{prompt};
+    if (is_fresh(reader_.cache())) {
+      unread.tokens.insert(
+          unread.tokens.begin(), earlier.begin(), earlier.end());
+    }
+    unread.length = static_cast<int>(unread.tokens.size());
+    reader_.read_prompt(unread, [](int) {});
     sampling_.add_history(prompt);
   }
 
   int outlook() const override { return 1; }
 
   std::optional<Draft> propose(int count) override {
-    std::vector<mx::array> tokens;
-    std::vector<mx::array> weights;
+    DraftDraw draw(sampling_);
     auto logits = reader_.read_unread();
     reader_.begin_drafts(count - 1);
     while (true) {
-      draw(fitted(logits, vocabulary_size_), tokens, weights);
-      mx::async_eval(tokens.back());
-      if (static_cast<int>(tokens.size()) == count) break;
-      logits = reader_.read_one(tokens.back());
+      const auto& token = draw.draw(fitted(logits, vocabulary_size_));
+      if (draw.count() == count) break;
+      logits = reader_.read_one(token);
     }
-    Draft draft{mx::concatenate(tokens)};
-    if (!weights.empty()) {
-      draft.log_weights = mx::concatenate(weights, 0);
-    }
+    auto draft = draw.draft();
     drafted_ = draft.tokens;
     return draft;
   }
@@ -87,23 +89,6 @@ class ModelDrafter : public Drafter {
   PromptCache cache() const override { return reader_.cache(); }
 
  private:
-  void draw(const mx::array& logits,
-            std::vector<mx::array>& tokens,
-            std::vector<mx::array>& weights) const {
-    std::optional<mx::array> before;
-    if (!tokens.empty()) {
-      before = mx::concatenate(tokens);
-    }
-    auto logprobs = sampling_.logprobs(logits, before);
-    if (sampling_.has_weights()) {
-      weights.push_back(sampling_.log_weights(logprobs));
-      tokens.push_back(
-          mx::astype(mx::random::categorical(weights.back()), mx::int32));
-    } else {
-      tokens.push_back(sampling_.draw_from(logprobs));
-    }
-  }
-
   Reader reader_;
   Sampling sampling_;
   int vocabulary_size_;

@@ -16,7 +16,11 @@ constexpr int kMaxTokens = 32768;
 
 class NgramDrafter : public Drafter {
  public:
-  void begin(const std::vector<int>& prompt) override { append(prompt); }
+  void begin(const std::vector<int>& earlier,
+             const std::vector<int>& prompt) override {
+    append(earlier);
+    append(prompt);
+  }
 
   // The longer the match, the likelier that it goes on.
   int outlook() const override {

@@ -145,14 +145,9 @@ int prompt_length(const std::vector<int>& prompt,
                                   : static_cast<int>(prompt.size());
 }
 
-PromptCache& usable_cache(const std::vector<ModelPtr>& models,
+PromptCache& usable_cache(PromptCache fresh,
                           const GenerateOptions& options,
                           PromptCache& own) {
-  PromptCache fresh;
-  for (const ModelPtr& model : models) {
-    PromptCache part = model->make_cache(options.max_kv_size);
-    fresh.insert(fresh.end(), part.begin(), part.end());
-  }
   if (options.prompt_cache == nullptr) {
     own = std::move(fresh);
     return own;

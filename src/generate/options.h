@@ -27,9 +27,9 @@ std::optional<KvQuantization> kv_quantization(const GenerateOptions& options);
 int prompt_length(const std::vector<int>& prompt,
                   const GenerateOptions& options);
 
-// The prompt cache to use: the caller's, filled if it is empty, or `own`. One
-// entry per layer of `models`. Throws Error{argument} if it is another model's.
-PromptCache& usable_cache(const std::vector<ModelPtr>& models,
+// The prompt cache to use: the caller's, `fresh` if that is empty, or that as
+// `own`. Throws Error{argument} if it has another number of layers.
+PromptCache& usable_cache(PromptCache fresh,
                           const GenerateOptions& options,
                           PromptCache& own);
 

@@ -58,13 +58,24 @@ void prefill(Model& model,
              const Prompt& prompt,
              const GenerateOptions& options,
              const std::function<void(int)>& progress) {
+  auto read = [&](int first, int count) {
+    forward_part(model, cache, prompt, first, count);
+  };
+  prefill(read, cache, prompt, options, progress);
+}
+
+void prefill(const ReadPart& read,
+             PromptCache& cache,
+             const Prompt& prompt,
+             const GenerateOptions& options,
+             const std::function<void(int)>& progress) {
   int done = 0;
   progress(0);
   while (prompt.length - done > 1) {
     check_interruption(options);
     int count =
         std::min(tokens_to_checkpoint(done, options), prompt.length - done - 1);
-    forward_part(model, cache, prompt, done, count);
+    read(done, count);
     apply_quantization(cache, options);
     evaluate_prompt_cache(cache);
     done += count;

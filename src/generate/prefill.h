@@ -30,9 +30,18 @@ mx::array forward_part(Model& model,
 // quantize_prompt_cache() as the options say.
 void apply_quantization(PromptCache& cache, const GenerateOptions& options);
 
-// Reads all but the last token. `progress` is called with the number of tokens
-// read: at the start and after each chunk, which end at checkpoints, too.
-// Throws Error{cancelled} between chunks.
+// Reads all but the last token, in parts of `count` tokens from `first` of the
+// prompt. `progress` is called with the number of tokens read: at the start and
+// after each part, which end at checkpoints, too. Throws Error{cancelled}
+// between parts.
+using ReadPart = std::function<void(int first, int count)>;
+void prefill(const ReadPart& read,
+             PromptCache& cache,
+             const Prompt& prompt,
+             const GenerateOptions& options,
+             const std::function<void(int done_tokens)>& progress);
+
+// The same with forward_part().
 void prefill(Model& model,
              PromptCache& cache,
              const Prompt& prompt,

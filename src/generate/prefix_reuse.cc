@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "core/log.h"
+#include "generate/drafter.h"
 #include "generate/options.h"
 
 namespace mlxlm {
@@ -78,6 +79,7 @@ std::string PrefixReuse::key(bool quantized) const {
   add(options_.prefix_tenant);
   add(identity_of(model_, lasting));
   add(identity_of(options_.draft_model, lasting));
+  add(options_.draft == DraftKind::mtp ? "mtp" : "");
   add(std::to_string(options_.max_kv_size));
   if (auto q = kv_quantization(options_)) {
     add(std::to_string(q->key_bits) + "," + std::to_string(q->value_bits) +
@@ -147,8 +149,8 @@ void PrefixReuse::report(int done_tokens, int total_tokens) {
   if (done_tokens < total_tokens) {
     const int position = match_.reused_tokens + done_tokens;
     read_tokens_ = position;
-    if (done_tokens > 0 && !options_.draft_model && is_checkpoint(position) &&
-        changes_later(match_.cache)) {
+    if (done_tokens > 0 && !drafts_with_cache(options_) &&
+        is_checkpoint(position) && changes_later(match_.cache)) {
       put(position);
     }
   }
@@ -177,24 +179,13 @@ void PrefixReuse::keep() {
   if (!options_.prefix_store) {
     return;
   }
-  PromptCache& cache = match_.cache;
-  // Speculation may leave the last tokens unread, or some layers further on;
-  // what doesn't count its tokens can't tell.
-  if (options_.draft_model &&
-      (prompt_cache_offset(cache) == 0 || read_tokens_ < prompt_tokens_)) {
+  // Of a prompt that was not read to its end, the layers of who drafts may be
+  // further on.
+  if (drafts_with_cache(options_) && read_tokens_ < prompt_tokens_) {
     return;
   }
-  int num_tokens = read_tokens_;
-  for (const CachePtr& layer : cache) {
-    if (layer->offset() > 0) {
-      num_tokens = std::min(num_tokens, layer->offset());
-    }
-  }
-  for (const CachePtr& layer : cache) {
-    layer->trim(std::max(0, layer->offset() - num_tokens));
-  }
   try {
-    put(num_tokens);
+    put(read_tokens_);
   } catch (const std::exception& error) {
     log_warning("the prefix store can't keep this prompt: " +
                 std::string(error.what()));

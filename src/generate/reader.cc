@@ -30,7 +30,15 @@ Reader::~Reader() { see_all_stepwise(cache_, false); }
 
 void Reader::read_prompt(const Prompt& prompt,
                          const std::function<void(int)>& progress) {
-  prefill(*model_, cache_, prompt, options_, progress);
+  auto read = [&](int first, int count) {
+    if (tell_states_) {
+      auto begin = prompt.tokens.begin() + first;
+      pass(token_array({begin, begin + count}));
+    } else {
+      forward_part(*model_, cache_, prompt, first, count);
+    }
+  };
+  prefill(read, cache_, prompt, options_, progress);
   see_all_stepwise(cache_, true);
   if (!prompt.embeddings) {
     unread_ = {prompt.tokens.back()};
@@ -63,8 +71,20 @@ int Reader::readable_drafts() const {
   return most;
 }
 
+// tokens [L] -> logits [1, L, V].
+mx::array Reader::pass(const mx::array& tokens) {
+  const auto row = mx::expand_dims(tokens, 0);
+  if (!tell_states_) {
+    return model_->forward(row, cache_);
+  }
+  auto read = model_->forward_with_states(row, cache_);
+  tell_states_(num_read_, read.states);
+  num_read_ += tokens.shape(0);
+  return read.logits;
+}
+
 mx::array Reader::forward(const mx::array& tokens, int count) {
-  auto logits = model_->forward(mx::expand_dims(tokens, 0), cache_);
+  auto logits = pass(tokens);
   apply_quantization(cache_, options_);
   return last_logits(logits, count);
 }
@@ -87,42 +107,14 @@ mx::array Reader::read_unread_and(const mx::array& drafts) {
 
 mx::array Reader::read_one(const mx::array& token) { return forward(token, 1); }
 
-void Reader::begin_drafts(int count) {
-  points_.clear();
-  auto is_trimmable = [count](const CachePtr& layer) {
-    return layer->is_trimmable_after(count);
-  };
-  if (std::ranges::all_of(cache_, is_trimmable)) {
-    return;
-  }
-  for (const auto& layer : cache_) {
-    // A checkpoint makes the next update copy; so only where it is needed.
-    points_.push_back(
-        {layer, is_trimmable(layer) ? nullptr : layer->checkpoint()});
-  }
-}
+void Reader::begin_drafts(int count) { point_.set(cache_, count); }
 
 void Reader::keep(const std::vector<int>& read, int num_kept) {
   const int num_read = static_cast<int>(read.size());
-  const auto points = std::exchange(points_, {});
-  if (num_kept >= num_read) {
-    return;
-  }
-  if (points.empty()) {
-    for (const auto& layer : cache_) {
-      layer->trim(num_read - num_kept);
-    }
-    return;
-  }
-  for (std::size_t i = 0; i < cache_.size(); ++i) {
-    if (points[i].checkpoint) {
-      cache_[i] = points[i].layer;
-      cache_[i]->rollback(*points[i].checkpoint);
-    } else {
-      cache_[i]->trim(num_read);
-    }
-  }
-  unread_.insert(unread_.begin(), read.begin(), read.begin() + num_kept);
+  const int num_held = point_.take_back(cache_, num_read, num_kept);
+  num_read_ -= num_read - num_held;
+  unread_.insert(
+      unread_.begin(), read.begin() + num_held, read.begin() + num_kept);
 }
 
 }  // namespace mlxlm

@@ -7,12 +7,12 @@
 #include <mlxlm/generate.h>
 
 #include "generate/prefill.h"
+#include "generate/return_point.h"
 
 namespace mlxlm {
 
-// Whatever the kinds of its caches: layers that can't be trimmed (rotating past
-// their size, recurrent) go back to a checkpoint, and what they had read of the
-// kept tokens is read once more with the next ones.
+// Whatever the kinds of its caches: where some go back to a checkpoint, the
+// kept tokens are read once more with the next ones.
 class Reader {
  public:
   Reader(ModelPtr model, PromptCache cache, const GenerateOptions& options);
@@ -22,6 +22,11 @@ class Reader {
 
   const PromptCache& cache() const { return cache_; }
   int vocabulary_size() const { return model_->vocabulary_size(); }
+
+  // From now on the model's states are told of, [1, L, D] from the text's token
+  // `first` on; the text begins with the prompt, which is one of tokens then.
+  using TellStates = std::function<void(int first, const mx::array& states)>;
+  void tell_states(TellStates tell) { tell_states_ = std::move(tell); }
 
   // Reads a prompt but for its last token, which stays unread. Of input
   // embeddings read_last() reads it; logits [1, V].
@@ -51,19 +56,16 @@ class Reader {
   void keep(const std::vector<int>& read, int num_kept);
 
  private:
+  mx::array pass(const mx::array& tokens);
   mx::array forward(const mx::array& tokens, int count);
 
   ModelPtr model_;
   PromptCache cache_;
   const GenerateOptions& options_;
+  TellStates tell_states_;
+  int num_read_ = 0;  // of the text
   std::vector<int> unread_;
-  // One per layer with the layer, which quantization may replace meanwhile;
-  // null where trimming does. Empty if it does everywhere.
-  struct Point {
-    CachePtr layer;
-    std::unique_ptr<CacheCheckpoint> checkpoint;
-  };
-  std::vector<Point> points_;
+  ReturnPoint point_;
 };
 
 }  // namespace mlxlm

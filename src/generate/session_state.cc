@@ -1,12 +1,14 @@
 #include "generate/session_state.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include <nlohmann/json.hpp>
 
 #include "cache/rotating_cache.h"
 #include "core/common_length.h"
 #include "core/json.h"
+#include "generate/drafter.h"
 #include "generate/message_json.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
@@ -64,13 +66,6 @@ int Session::State::context_tokens() const {
   }
   return options.generate.max_kv_size > 0 ? options.generate.max_kv_size
                                           : model->context_tokens();
-}
-
-std::vector<ModelPtr> Session::State::models() const {
-  if (options.generate.draft_model) {
-    return {model, options.generate.draft_model};
-  }
-  return {model};
 }
 
 std::size_t Session::State::num_model_layers() const {
@@ -195,8 +190,9 @@ Session::State::Plan Session::State::plan() {
       plan.max_tokens = room;
     }
   }
-  for (const ModelPtr& each : models()) {
-    check_options(plan.prompt.tokens, *each, generate);
+  check_options(plan.prompt.tokens, *model, generate);
+  if (generate.draft_model) {
+    check_options(plan.prompt.tokens, *generate.draft_model, generate);
   }
   plan.statistics.prompt_tokens = static_cast<int>(plan.prompt.tokens.size());
   plan.statistics.context_full = plan.statistics.dropped_messages > 0;
@@ -209,10 +205,9 @@ void Session::State::make_layers() {
     return;
   }
   const int limit = options.generate.max_kv_size;
-  for (const ModelPtr& each : models()) {
-    PromptCache own = each->make_cache(limit);
-    layers.insert(layers.end(), own.begin(), own.end());
-  }
+  layers = model->make_cache(limit);
+  std::ranges::copy(make_draft_cache(*model, options.generate),
+                    std::back_inserter(layers));
   if (options.when_full != FullContext::rotate || limit == 0) {
     return;
   }
@@ -253,33 +248,38 @@ void Session::State::read(const std::vector<int>& prompt,
                           int from,
                           int to,
                           const GenerateOptions& generate) {
+  auto progress = [&](int done) {
+    if (generate.prompt_progress) {
+      generate.prompt_progress(done, to + 1 - from);
+    }
+  };
+  if (drafts_with_cache(generate)) {
+    GenerateOptions reading = generate;
+    reading.max_tokens = 0;
+    reading.prompt_cache = &cache.layers();
+    speculative_generate_step({prompt.begin() + from, prompt.begin() + to},
+                              model,
+                              generate.draft_model,
+                              reading)
+        ->next();
+    progress(to - from);
+    return;
+  }
   // prefill() leaves the last token.
   Prompt part{{prompt.begin() + from, prompt.begin() + to + 1},
               std::nullopt,
               to + 1 - from};
-  auto layer = cache.layers().begin();
-  for (const ModelPtr& each : models()) {
-    bool is_main = each == model;
-    auto end = is_main ? layer + static_cast<std::ptrdiff_t>(num_model_layers())
-                       : cache.layers().end();
-    PromptCache own(layer, end);
-    prefill(*each, own, part, generate, [&](int done) {
-      if (is_main && generate.prompt_progress) {
-        generate.prompt_progress(done, to + 1 - from);
-      }
-    });
-    layer = std::ranges::copy(own, layer).out;
-  }
+  prefill(*model, cache.layers(), part, generate, progress);
 }
 
 void Session::State::adopt(PromptCache layers) {
   const GenerateOptions& generate = options.generate;
-  if (generate.draft_model) {
-    Prompt prompt{tokens.held(), std::nullopt, tokens.count() + 1};
-    prompt.tokens.push_back(0);  // prefill() leaves the last
-    PromptCache own = generate.draft_model->make_cache(generate.max_kv_size);
-    prefill(*generate.draft_model, own, prompt, generate, [](int) {});
-    layers.insert(layers.end(), own.begin(), own.end());
+  if (drafts_with_cache(generate)) {
+    auto drafter =
+        make_drafter(model, make_draft_cache(*model, generate), generate);
+    drafter->begin(tokens.held(), {});
+    drafter->finish();
+    std::ranges::copy(drafter->cache(), std::back_inserter(layers));
   }
   cache = RewindableCache(std::move(layers));
 }

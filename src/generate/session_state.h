@@ -27,8 +27,6 @@ class Session::State {
   // Throws Error{argument} while an answer is under way.
   void check_idle() const;
   int context_tokens() const;
-  // The caches of the model, and of the draft model if there is one.
-  std::vector<ModelPtr> models() const;
   std::size_t num_model_layers() const;
 
   void set_system(const std::string& text);

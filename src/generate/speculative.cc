@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <iterator>
 #include <utility>
 
 #include <mlx/mlx.h>
@@ -39,25 +40,26 @@ std::vector<int> values_of(const mx::array& tokens) {
 
 class SpeculativeGenerator : public TokenGenerator {
  public:
+  // The options say who drafts.
   SpeculativeGenerator(Prompt prompt,
                        ModelPtr model,
-                       ModelPtr draft_model,
                        const GenerateOptions& options)
       : prompt_(std::move(prompt)),
         options_(options),
-        cache_(usable_cache(models(model, draft_model), options_, own_cache_)),
+        cache_(cache_with_draft(*model)),
         target_(model, part(0, num_layers(*model)), options_),
-        drafter_(draft_model ? make_model_drafter(
-                                   draft_model,
-                                   part(num_layers(*model), cache_.size()),
-                                   model->vocabulary_size(),
-                                   options_)
-                             : make_ngram_drafter()),
+        drafter_(make_drafter(
+            model, part(num_layers(*model), cache_.size()), options_)),
         sampling_(options_),
         length_(options_.num_draft_tokens) {
     check_quantization(cache_, prompt_.length, options_);
     check_length(*model, prompt_.length, target_.cache(), options_);
-    statistics_.draft = draft_model ? DraftKind::model : DraftKind::ngram;
+    statistics_.draft = options_.draft;
+    if (drafter_->wants_states()) {
+      target_.tell_states([this](int first, const mx::array& states) {
+        drafter_->read_states(first, states);
+      });
+    }
   }
 
   ~SpeculativeGenerator() override {
@@ -107,10 +109,17 @@ class SpeculativeGenerator : public TokenGenerator {
   }
 
  private:
-  static std::vector<ModelPtr> models(const ModelPtr& model,
-                                      const ModelPtr& draft_model) {
-    return draft_model ? std::vector{model, draft_model} : std::vector{model};
+  PromptCache& cache_with_draft(Model& model) {
+    PromptCache fresh = model.make_cache(options_.max_kv_size);
+    PromptCache draft = make_draft_cache(model, options_);
+    PromptCache* given = options_.prompt_cache;
+    if (given != nullptr && given->size() == fresh.size()) {
+      std::ranges::copy(draft, std::back_inserter(*given));
+    }
+    std::ranges::copy(draft, std::back_inserter(fresh));
+    return usable_cache(std::move(fresh), options_, own_cache_);
   }
+
   static std::size_t num_layers(const Model& model) {
     return model.make_cache().size();
   }
@@ -127,7 +136,7 @@ class SpeculativeGenerator : public TokenGenerator {
   }
 
   void read_prompt() {
-    drafter_->begin(prompt_.tokens);
+    drafter_->begin(options_.earlier_tokens, prompt_.tokens);
     target_.read_prompt(prompt_, [&](int done) { report(done); });
     sampling_.add_history(prompt_.tokens);
     if (prompt_.embeddings) {
@@ -321,21 +330,28 @@ std::unique_ptr<TokenGenerator> speculative_generate_step(
     ModelPtr model,
     ModelPtr draft_model,
     const GenerateOptions& options) {
-  check_options(prompt, *model, options);
-  if (draft_model) {
-    check_options(prompt, *draft_model, options);
+  GenerateOptions drafting = options;
+  drafting.draft_model = std::move(draft_model);
+  if (drafting.draft_model) {
+    drafting.draft = DraftKind::model;
+  } else if (drafting.draft != DraftKind::mtp) {
+    drafting.draft = DraftKind::ngram;
   }
-  if (options.input_embeddings && draft_model) {
+  draft_kind(*model, drafting);
+  check_options(prompt, *model, drafting);
+  if (drafting.draft_model) {
+    check_options(prompt, *drafting.draft_model, drafting);
+  }
+  if (options.input_embeddings && drafting.draft != DraftKind::ngram) {
     throw Error(ErrorKind::unsupported,
-                "a draft model can't read input embeddings; --draft ngram "
-                "works with them");
+                "a draft model or head can't read input embeddings; --draft "
+                "ngram works with them");
   }
   check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
   return std::make_unique<SpeculativeGenerator>(
       Prompt{prompt, options.input_embeddings, prompt_length(prompt, options)},
       std::move(model),
-      std::move(draft_model),
-      options);
+      drafting);
 }
 
 }  // namespace mlxlm

@@ -31,13 +31,14 @@ struct Kind {
   int max_kv_size = 0;
 };
 
-enum class Draft { ngram, near_model, far_model };
+enum class Draft { ngram, near_model, far_model, head };
 
 std::string name_of_cell(
     const ::testing::TestParamInfo<std::tuple<Kind, Draft>>& info) {
   const auto& [kind, draft] = info.param;
   return std::string(kind.name) + (draft == Draft::ngram        ? "Ngram"
                                    : draft == Draft::near_model ? "NearModel"
+                                   : draft == Draft::head       ? "Head"
                                                                 : "FarModel");
 }
 
@@ -46,6 +47,9 @@ class SpeculationGrid
  protected:
   void SetUp() override {
     ToyOptions options = kind().model;
+    if (draft() == Draft::head) {
+      options.head_noise = 0.03f;
+    }
     model_ = std::make_shared<ToyModel>(options);
     if (draft() == Draft::near_model) {
       options.noise = 0.03f;
@@ -72,6 +76,7 @@ class SpeculationGrid
 
   std::vector<int> speculatively(const std::vector<int>& prompt,
                                  GenerateOptions options) {
+    options.draft = draft() == Draft::head ? DraftKind::mtp : DraftKind::none;
     auto generator = speculative_generate_step(prompt, model_, draft_, options);
     auto tokens = tokens_of(*generator);
     num_accepted_ += generator->speculation()->accepted_tokens;
@@ -101,7 +106,8 @@ INSTANTIATE_TEST_SUITE_P(
                           Kind{"limited", {.seed = 13}, 24},
                           Kind{"chunked", {.seed = 14, .chunk_tokens = 16}},
                           Kind{"recurrent", {.seed = 15, .recurrent = true}}),
-        ::testing::Values(Draft::ngram, Draft::near_model, Draft::far_model)),
+        ::testing::Values(
+            Draft::ngram, Draft::near_model, Draft::far_model, Draft::head)),
     name_of_cell);
 
 TEST_P(SpeculationGrid, Plain) {
@@ -165,8 +171,8 @@ TEST_P(SpeculationGrid, FromASavedCache) {
 // Above temperature 0, too, n-grams change nothing: the same random numbers
 // make the same tokens.
 TEST_P(SpeculationGrid, WithASeed) {
-  if (draft_) {
-    GTEST_SKIP() << "a draft model draws random numbers of its own";
+  if (draft() != Draft::ngram) {
+    GTEST_SKIP() << "a draft model or head draws random numbers of its own";
   }
   auto options = this->options();
   options.sampler = make_sampler({.temperature = 0.7,

@@ -183,10 +183,11 @@ TEST(SpeculativeStep, Refuses) {
   GenerateOptions none;
   none.num_draft_tokens = 0;
   refused(ErrorKind::argument, "num_draft_tokens is 0", none);
-  PromptCache half = model->make_cache(0);
+  PromptCache odd = model->make_cache(0);
+  odd.push_back(odd.front());
   GenerateOptions cache;
-  cache.prompt_cache = &half;
-  refused(ErrorKind::argument, "2 layers where the model has 4", cache);
+  cache.prompt_cache = &odd;
+  refused(ErrorKind::argument, "3 layers where the model has 4", cache);
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ class StepGenerator : public TokenGenerator {
       : prompt_(std::move(prompt)),
         model_(std::move(model)),
         options_(options),
-        cache_(usable_cache({model_}, options_, own_cache_)),
+        cache_(usable_cache(
+            model_->make_cache(options_.max_kv_size), options_, own_cache_)),
         sampling_(options_) {
     check_quantization(cache_, prompt_.length, options_);
     check_length(*model_, prompt_.length, cache_, options_);

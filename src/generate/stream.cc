@@ -2,6 +2,7 @@
 #include <mlxlm/generate.h>
 
 #include "generate/answer.h"
+#include "generate/drafter.h"
 #include "generate/generation_stream.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
@@ -13,19 +14,10 @@ namespace {
 std::unique_ptr<TokenGenerator> make_generator(const std::vector<int>& prompt,
                                                const ModelPtr& model,
                                                const GenerateOptions& options) {
-  const bool ngram = options.draft == DraftKind::ngram;
-  if (ngram && options.draft_model) {
-    throw Error(ErrorKind::argument,
-                "draft is ngram, but there is a draft_model: leave one out");
+  if (draft_kind(*model, options) == DraftKind::none) {
+    return generate_step(prompt, model, options);
   }
-  if (options.draft == DraftKind::model && !options.draft_model) {
-    throw Error(ErrorKind::argument, "draft is model, but draft_model is null");
-  }
-  if (ngram || options.draft_model) {
-    return speculative_generate_step(
-        prompt, model, options.draft_model, options);
-  }
-  return generate_step(prompt, model, options);
+  return speculative_generate_step(prompt, model, options.draft_model, options);
 }
 
 class ModelStream : public GenerationStream::Impl {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <gtest/gtest.h>
 #include <mlx/mlx.h>
 #include <nlohmann/json.hpp>
 
@@ -29,6 +30,7 @@ struct ToyOptions {
   bool recurrent = false;  // every second layer
   int context_tokens = 512;
   float noise = 0;  // added to the weights: a draft model that often agrees
+  std::optional<float> head_noise;  // a draft head that often agrees
 };
 
 // Two layers of attention over 260 tokens: bytes and four special ones.
@@ -39,15 +41,7 @@ class ToyModel : public Model {
   static constexpr int kWidth = 64;
   static constexpr int kHeads = 2;
 
-  explicit ToyModel(ToyOptions options = {}) : options_(options) {
-    embedding_ = weight(kVocabulary, kWidth, 1.0f, 0);
-    for (int layer = 0; layer < options.num_layers; ++layer) {
-      for (int part = 0; part < 4; ++part) {
-        projections_.push_back(
-            weight(kWidth, kWidth, 0.25f, 1 + layer * 4 + part));
-      }
-    }
-  }
+  explicit ToyModel(ToyOptions options = {});
 
   mx::array forward(const mx::array& tokens,
                     const PromptCache& cache,
@@ -56,13 +50,26 @@ class ToyModel : public Model {
     if (on_forward) {
       on_forward();
     }
-    auto x = embeddings ? *embeddings : embed(tokens);
+    return logits_of(run(embeddings ? *embeddings : embed(tokens), cache));
+  }
+
+  ModelPass forward_with_states(const mx::array& tokens,
+                                const PromptCache& cache) override {
+    auto x = run(embed(tokens), cache);
+    return {logits_of(x), x};
+  }
+  DraftHead* draft_head() override { return head_.get(); }
+
+  mx::array run(mx::array x, const PromptCache& cache) const {
     for (int layer = 0; layer < options_.num_layers; ++layer) {
       auto* held = cache.empty() ? nullptr : cache[layer].get();
       x = mx::add(x,
                   is_recurrent(layer) ? recurrence(x, layer, held)
                                       : attention(x, layer, held));
     }
+    return x;
+  }
+  mx::array logits_of(const mx::array& x) const {
     return mx::matmul(mx::fast::rms_norm(x, std::nullopt, 1e-5f),
                       mx::transpose(embedding_));
   }
@@ -103,6 +110,9 @@ class ToyModel : public Model {
   std::function<void()> on_forward;
 
  private:
+  // A model of its own, which needs no states.
+  class Head;
+
   int window_of(int layer) const {
     return layer % 2 == 0 ? options_.window_tokens : 0;
   }
@@ -178,7 +188,44 @@ class ToyModel : public Model {
   mx::array embedding_ = mx::array(0.0f);  // [V, D]
   std::vector<mx::array> projections_;     // q, k, v, o of each layer
   nlohmann::json config_ = nlohmann::json::object();
+  std::unique_ptr<DraftHead> head_;
 };
+
+class ToyModel::Head : public DraftHead {
+ public:
+  explicit Head(const ToyOptions& options) : model_(options) {}
+
+  mx::array forward(const mx::array& tokens,
+                    const mx::array& states,
+                    const PromptCache& cache) override {
+    EXPECT_EQ(states.shape(), (mx::Shape{1, tokens.shape(1), kWidth}));
+    return model_.run(model_.embed(tokens), cache);
+  }
+  mx::array logits(const mx::array& states) override {
+    return model_.logits_of(states);
+  }
+  PromptCache make_cache(int max_kv_size) const override {
+    return model_.make_cache(max_kv_size);
+  }
+
+ private:
+  ToyModel model_;
+};
+
+inline ToyModel::ToyModel(ToyOptions options) : options_(options) {
+  embedding_ = weight(kVocabulary, kWidth, 1.0f, 0);
+  for (int layer = 0; layer < options.num_layers; ++layer) {
+    for (int part = 0; part < 4; ++part) {
+      projections_.push_back(
+          weight(kWidth, kWidth, 0.25f, 1 + layer * 4 + part));
+    }
+  }
+  if (options.head_noise) {
+    options.noise = *options.head_noise;
+    options.head_noise.reset();
+    head_ = std::make_unique<Head>(options);
+  }
+}
 
 // Shows the bytes of its tokens once they form characters.
 class ToyDetokenizer : public StreamingDetokenizer {

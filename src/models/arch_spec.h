@@ -172,6 +172,15 @@ struct LayerSpec {
   std::optional<LayerNames> names;
 };
 
+// A head for predicting several tokens: norms of the token's embedding and of
+// the state before it, which a projection joins, one layer, and a norm. Its
+// tensors are "enorm", "hnorm", "eh_proj" and "shared_head.norm" beside those
+// of a layer that follows the last; embedding and vocabulary are the model's.
+struct DraftHeadSpec {
+  LayerSpec layer;
+  bool state_first = false;  // of the projection's inputs
+};
+
 struct ArchSpec {
   int hidden_size = 0;
   int intermediate_size = 0;
@@ -231,9 +240,15 @@ struct ArchSpec {
   std::optional<PerLayerInputSpec> per_layer_input;
   std::optional<AltUpSpec> altup;
   std::vector<LayerSpec> layers;
+  std::optional<DraftHeadSpec> draft_head;
   // The architecture chooses its caches itself; max_kv_size has no effect.
   bool own_caches = false;
 
+  // Of the index after the last: the draft head's.
+  const LayerSpec& layer(int index) const {
+    return static_cast<std::size_t>(index) < layers.size() ? layers[index]
+                                                           : draft_head->layer;
+  }
   std::string layer_path(int index) const {
     const auto& own = layers[index].path;
     const auto numbered = layers_name + "." + std::to_string(index) + ".";

@@ -139,6 +139,9 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
           nn::times(*own_head_, weights.tensor(spec_.head_gain_name, {1}));
     }
   }
+  if (spec_.draft_head) {
+    draft_head_ = std::make_unique<DecoderDraftHead>(spec_, weights, *this);
+  }
   weights.finish(options.strict, num_layers());
   parameters_ = weights.parameters();
   if (!options.lazy) {
@@ -177,6 +180,18 @@ void Decoder::prepare_weights() {
   // An embedding that is nothing else is only looked up in.
   prepare_one(own_head_ ? *own_head_ : embedding_);
   for (auto& layer : layers_) for_each_linear(layer, prepare_one);
+  if (draft_head_) draft_head_->for_each_linear(prepare_one);
+}
+
+std::vector<Parameter> Decoder::parameters() const {
+  if (!draft_head_) return parameters_;
+  std::vector<Parameter> own;
+  const auto head = spec_.layer_path(static_cast<int>(spec_.layers.size()));
+  std::ranges::copy_if(
+      parameters_, std::back_inserter(own), [&](const Parameter& parameter) {
+        return !parameter.name.starts_with(head);
+      });
+  return own;
 }
 
 // x and what the layer's mixer, if it isn't attention, makes of it.
@@ -253,6 +268,13 @@ mx::array Decoder::run(const Layer& layer,
   if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
   const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
   return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
+}
+
+mx::array Decoder::run_alone(const Layer& layer,
+                             const mx::array& x,
+                             Cache* cache) const {
+  Pass pass;
+  return run(layer, x, {.own = cache}, pass);
 }
 
 // streams and per_layer_input as in nn::AltUp and nn::PerLayerGate.
@@ -334,7 +356,14 @@ Decoder::Caches Decoder::caches_of(int layer, const PromptCache& cache) const {
 mx::array Decoder::forward(const mx::array& tokens,
                            const PromptCache& cache,
                            const std::optional<mx::array>& input_embeddings) {
-  return logits_of(run_layers(tokens, cache, input_embeddings));
+  return logits_of(run_layers(tokens, cache, input_embeddings), pointer(norm_));
+}
+
+ModelPass Decoder::forward_with_states(const mx::array& tokens,
+                                       const PromptCache& cache) {
+  auto h = run_layers(tokens, cache, std::nullopt);
+  auto states = norm_ ? kernels::table().norm(h, *norm_) : h;
+  return {logits_of(h, pointer(norm_)), std::move(states)};
 }
 
 mx::array Decoder::forward_at(
@@ -343,12 +372,13 @@ mx::array Decoder::forward_at(
     const PromptCache& cache,
     const std::optional<mx::array>& input_embeddings) {
   auto h = run_layers(tokens, cache, input_embeddings);
-  return logits_of(take_positions(h, positions));
+  return logits_of(take_positions(h, positions), pointer(norm_));
 }
 
-mx::array Decoder::logits_of(const mx::array& h) const {
+mx::array Decoder::logits_of(const mx::array& h,
+                             const kernels::Norm* norm) const {
   const auto& head = own_head_ ? *own_head_ : embedding_;
-  return finish_logits(kernels::table().head(h, pointer(norm_), head));
+  return finish_logits(kernels::table().head(h, norm, head));
 }
 
 mx::array Decoder::run_layers(
@@ -392,26 +422,28 @@ mx::array Decoder::run_layers(
   return spec_.altup ? nn::join_streams(h, altup_out_) : h;
 }
 
+CachePtr Decoder::make_layer_cache(const LayerSpec& layer,
+                                   int max_kv_size) const {
+  if (layer.rotating_cache) return make_rotating_cache(layer.window_tokens);
+  if (layer.chunk_tokens > 0) return make_chunked_cache(layer.chunk_tokens);
+  if (spec_.latent && spec_.latent->index.num_heads > 0) {
+    return make_cache_list({make_kv_cache(), make_kv_cache()});
+  }
+  if (max_kv_size > 0 && !spec_.own_caches) {
+    return make_rotating_cache(max_kv_size, 4);
+  }
+  return make_kv_cache();
+}
+
 PromptCache Decoder::make_cache(int max_kv_size) const {
-  const bool indexed = spec_.latent && spec_.latent->index.num_heads > 0;
   PromptCache cache;
   cache.reserve(spec_.layers.size());
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const auto& layer = spec_.layers[i];
     if (layer.keys_of >= 0 || layer.mixer == kNoMixer) continue;
-    if (auto* mixer = std::get_if<MixerPtr>(&layers_[i].mixer)) {
-      cache.push_back((*mixer)->make_cache());
-    } else if (layer.rotating_cache) {
-      cache.push_back(make_rotating_cache(layer.window_tokens));
-    } else if (layer.chunk_tokens > 0) {
-      cache.push_back(make_chunked_cache(layer.chunk_tokens));
-    } else if (indexed) {
-      cache.push_back(make_cache_list({make_kv_cache(), make_kv_cache()}));
-    } else if (max_kv_size > 0 && !spec_.own_caches) {
-      cache.push_back(make_rotating_cache(max_kv_size, 4));
-    } else {
-      cache.push_back(make_kv_cache());
-    }
+    auto* mixer = std::get_if<MixerPtr>(&layers_[i].mixer);
+    cache.push_back(mixer != nullptr ? (*mixer)->make_cache()
+                                     : make_layer_cache(layer, max_kv_size));
   }
   return cache;
 }

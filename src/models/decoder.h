@@ -5,6 +5,7 @@
 
 #include <mlxlm/model.h>
 
+#include "models/draft_head.h"
 #include "models/layer.h"
 
 namespace mlxlm {
@@ -29,6 +30,9 @@ class Decoder : public Model {
       const mx::array& tokens,
       const PromptCache& cache,
       const std::optional<mx::array>& input_embeddings) override;
+  ModelPass forward_with_states(const mx::array& tokens,
+                                const PromptCache& cache) override;
+  DraftHead* draft_head() override { return draft_head_.get(); }
   mx::array embed(const mx::array& tokens) override;
   PromptCache make_cache(int max_kv_size) const override;
 
@@ -38,8 +42,16 @@ class Decoder : public Model {
   int vocabulary_size() const override { return spec_.vocabulary_size; }
   int context_tokens() const override { return spec_.context_tokens; }
   bool depends_on_chunks() const override;
-  std::vector<Parameter> parameters() const override { return parameters_; }
+  std::vector<Parameter> parameters() const override;
   std::vector<int> eos_token_ids() const override;
+
+  // For the draft head: a layer of attention by itself, the cache may be null.
+  mx::array run_alone(const Layer& layer,
+                      const mx::array& x,
+                      Cache* cache) const;
+  // h [B, L, D] -> [B, L, V]; norm may be null.
+  mx::array logits_of(const mx::array& h, const kernels::Norm* norm) const;
+  CachePtr make_layer_cache(const LayerSpec& layer, int max_kv_size) const;
 
  private:
   void bind_weights(Checkpoint& checkpoint,
@@ -52,7 +64,6 @@ class Decoder : public Model {
   mx::array run_layers(const mx::array& tokens,
                        const PromptCache& cache,
                        const std::optional<mx::array>& input_embeddings);
-  mx::array logits_of(const mx::array& h) const;
   void bind_side_inputs(WeightBinder& weights);
   void repeat_layers();
   PromptCache with_shared_caches(const PromptCache& cache) const;
@@ -96,7 +107,8 @@ class Decoder : public Model {
   int num_caches_ = 0;
   std::optional<kernels::Norm> norm_;
   std::optional<kernels::Linear> own_head_;  // none: the embedding's
-  std::vector<Parameter> parameters_;
+  std::unique_ptr<DecoderDraftHead> draft_head_;
+  std::vector<Parameter> parameters_;  // and the draft head's
 };
 
 }  // namespace mlxlm

@@ -16,9 +16,16 @@ namespace mlxlm {
 using MakeSpec = ArchSpec (*)(const ConfigReader& config,
                               Checkpoint& checkpoint);
 
+// Before make_spec where the draft head is asked for: changes the configuration
+// so that it describes one layer more, the head's, and gives the head's tensors
+// the names that DraftHeadSpec says. Only the first of several heads is used.
+using PlaceDraftHead = DraftHeadSpec (*)(nlohmann::json& config,
+                                         Checkpoint& checkpoint);
+
 struct Family {
   std::string_view model_type;
   MakeSpec make_spec;
+  PlaceDraftHead place_draft_head = nullptr;  // it has none
 };
 
 std::span<const Family> families();
@@ -134,5 +141,10 @@ ArchSpec llama4_text_spec(const ConfigReader&, Checkpoint&);
 ArchSpec bailing_moe_spec(const ConfigReader&, Checkpoint&);
 ArchSpec dbrx_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phixtral_spec(const ConfigReader&, Checkpoint&);
+
+DraftHeadSpec place_deepseek_head(nlohmann::json&, Checkpoint&);
+DraftHeadSpec place_mimo_head(nlohmann::json&, Checkpoint&);
+DraftHeadSpec place_mimo_v2_head(nlohmann::json&, Checkpoint&);
+DraftHeadSpec place_exaone_moe_head(nlohmann::json&, Checkpoint&);
 
 }  // namespace mlxlm

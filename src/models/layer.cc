@@ -24,7 +24,7 @@ class LayerMaker {
  public:
   LayerMaker(const ArchSpec& spec, WeightBinder& weights, int index)
       : spec_(spec),
-        layer_(spec.layers[index]),
+        layer_(spec.layer(index)),
         names_(layer_.names ? *layer_.names : spec.names),
         weights_(weights),
         index_(index),

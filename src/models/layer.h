@@ -35,7 +35,8 @@ struct Layer {
   std::optional<nn::Laurel> laurel;
 };
 
-// Takes the weights of layer `index`, which points into the spec.
+// Takes the weights of layer `index`, which points into the spec. The index
+// after the last layer's is the draft head's.
 Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index);
 
 // The layer that has the weights of `layer` at place `index`.

@@ -36,6 +36,29 @@ void drop_unused(Checkpoint& checkpoint, const ArchSpec& spec) {
   });
 }
 
+ArchSpec spec_with_draft_head(const Family& family,
+                              const std::string& source,
+                              Checkpoint& checkpoint) {
+  auto config = checkpoint.config;
+  const ConfigReader reader(config, source);
+  const bool none = reader.find_int("num_nextn_predict_layers") == 0;
+  if (family.place_draft_head == nullptr || none) {
+    std::string message =
+        none ? source + ": num_nextn_predict_layers is 0: this model"
+             : "model type \"" + std::string(family.model_type) + "\"";
+    message += " has no draft head; types that may have one are";
+    for (const auto& name : model_types_with_draft_head())
+      message += " " + name;
+    throw Error(ErrorKind::unsupported, message);
+  }
+  auto head = family.place_draft_head(config, checkpoint);
+  auto spec = family.make_spec(reader, checkpoint);
+  head.layer = std::move(spec.layers.back());
+  spec.layers.pop_back();
+  spec.draft_head = std::move(head);
+  return spec;
+}
+
 // The adapter of the options, if they name one; a full fine-tuning replaces
 // the checkpoint's tensors at once.
 std::optional<Adapter> use_adapter(Checkpoint& checkpoint,
@@ -58,11 +81,24 @@ std::vector<std::string> supported_model_types() {
   return names;
 }
 
+std::vector<std::string> model_types_with_draft_head() {
+  std::vector<std::string> names;
+  for (const auto& family : families()) {
+    if (family.place_draft_head != nullptr) {
+      names.emplace_back(family.model_type);
+    }
+  }
+  return names;
+}
+
 ModelPtr make_model(Checkpoint checkpoint, const LoadOptions& options) {
-  ConfigReader config(checkpoint.config, checkpoint.source + ": config.json");
-  const std::string model_type = config.require_string("model_type");
-  const auto& family = find_family(model_type);
-  auto spec = family.make_spec(config, checkpoint);
+  const auto source = checkpoint.source + ": config.json";
+  const auto& family = find_family(
+      ConfigReader(checkpoint.config, source).require_string("model_type"));
+  auto spec = options.draft_head
+                  ? spec_with_draft_head(family, source, checkpoint)
+                  : family.make_spec(ConfigReader(checkpoint.config, source),
+                                     checkpoint);
   drop_unused(checkpoint, spec);
   const auto adapter = use_adapter(checkpoint, options);
   return std::make_shared<Decoder>(std::move(spec),

@@ -52,6 +52,24 @@ TEST_F(CliChat, EveryLineIsAnswered) {
   EXPECT_EQ(chat("").output, "");
 }
 
+TEST_F(CliChat, DraftsGiveTheSameAnswers) {
+  auto answers = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"chat", "--model", model(), "-m", "12"};
+    words.insert(words.end(), more.begin(), more.end());
+    ProcessResult result = run(words, "one two\nonce more\n");
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    return result.output;
+  };
+  const auto plain = answers({});
+  EXPECT_EQ(answers({"--draft", "ngram", "--num-draft-tokens", "3"}), plain);
+  EXPECT_EQ(answers({"--draft-model", model()}), plain);
+  EXPECT_THAT(chat("a", {"--draft", "mtp"}).errors,
+              HasSubstr("has no draft head"));
+  write_model_with_head();
+  EXPECT_EQ(answers({"--draft", "mtp", "--num-draft-tokens", "2"}),
+            answers({}));
+}
+
 TEST_F(CliChat, TurnsReadOnlyWhatIsNew) {
   // "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n" has 22 tokens,
   // and "<|im_end|>\n" are 2 more in the second turn.

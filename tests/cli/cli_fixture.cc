@@ -2,6 +2,10 @@
 
 #include <filesystem>
 
+#include <mlx/mlx.h>
+
+#include "models/random_checkpoint.h"
+
 namespace mlxlm {
 
 using ::testing::AllOf;
@@ -14,6 +18,19 @@ void CliTest::write_model(const TinyModel& model) {
   std::filesystem::remove_all(folder_ / "model");
   std::filesystem::create_directory(folder_ / "model");
   write_tiny_model(folder_ / "model", model);
+}
+
+void CliTest::write_model_with_head() {
+  write_model();
+  auto config = tiny_config();
+  config["model_type"] = "mimo";
+  auto checkpoint = random_checkpoint(config, 1);
+  auto layer = config;
+  layer["num_hidden_layers"] = 1;
+  add_draft_head(checkpoint, random_checkpoint(layer, 2), draft_head_of_mimo());
+  mlx::core::save_safetensors(
+      model() + "/model.safetensors", checkpoint.weights, {{"format", "mlx"}});
+  write_text(model() + "/config.json", config.dump());
 }
 
 std::vector<std::string> CliTest::command(

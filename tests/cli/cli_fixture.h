@@ -17,6 +17,8 @@ class CliTest : public ::testing::Test {
  protected:
   // Writes the model into the folder model().
   void write_model(const TinyModel& model = {});
+  // The same, a mimo with a draft head.
+  void write_model_with_head();
   std::string model() const { return (folder_ / "model").string(); }
   std::string path(const std::string& name) const {
     return (folder_ / name).string();

@@ -303,6 +303,48 @@ TEST_F(CliGenerate, DraftsOfNgramsGiveTheSameText) {
             plain_text({"--temp", "0.8", "--seed", "3"}));
 }
 
+TEST_F(CliGenerate, DraftsOfItsOwnHeadGiveTheSameText) {
+  EXPECT_THAT(generate({"-p", "a", "--draft", "mtp"}),
+              FailsWith(HasSubstr("model type \"llama\" has no draft head")));
+  write_model_with_head();
+  const std::vector<std::string> words{"--draft", "mtp"};
+  EXPECT_EQ(plain_text(words), plain_text({}));
+  auto all = json_of(generate({"-p",
+                               "abc",
+                               "-m",
+                               "9",
+                               "--ignore-eos",
+                               "--draft",
+                               "mtp",
+                               "--num-draft-tokens",
+                               "2",
+                               "--json"}));
+  EXPECT_EQ(all["stats"]["speculation"]["draft"], "mtp");
+  EXPECT_GT(all["stats"]["speculation"]["drafted_tokens"], 0);
+}
+
+TEST_F(CliGenerate, DraftsGoOnFromASavedCache) {
+  const auto file = path("cache.safetensors");
+  auto made = run({"cache-prompt",
+                   "--model",
+                   model(),
+                   "--prompt",
+                   "The cat",
+                   "--prompt-cache-file",
+                   file});
+  EXPECT_EQ(made.exit_code, 0) << made.errors;
+  const std::vector<std::string> words{"--prompt-cache-file", file};
+  const auto plain = plain_text(words);
+  EXPECT_NE(plain, plain_text({}));
+  EXPECT_EQ(plain_text({"--prompt-cache-file",
+                        file,
+                        "--draft-model",
+                        model(),
+                        "--num-draft-tokens",
+                        "2"}),
+            plain);
+}
+
 TEST_F(CliGenerate, SaysWhatSpeculationDid) {
   std::vector<std::string> words = {"-p", "abc", "-m", "9", "--ignore-eos"};
   auto with = [&](std::vector<std::string> more) {
@@ -324,7 +366,7 @@ TEST_F(CliGenerate, SaysWhatSpeculationDid) {
 
 TEST_F(CliGenerate, DraftOptionsThatDontFit) {
   EXPECT_THAT(generate({"-p", "a", "--draft", "magic"}),
-              FailsWith(HasSubstr("--draft is ngram or model"), 2));
+              FailsWith(HasSubstr("--draft is ngram, mtp or model"), 2));
   EXPECT_THAT(generate({"-p", "a", "--draft", "model"}),
               FailsWith(HasSubstr("needs a --draft-model"), 2));
   EXPECT_THAT(

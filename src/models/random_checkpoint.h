@@ -1,0 +1,111 @@
+// Tiny random models of any family, with a draft head where asked for, for
+// tests.
+#pragma once
+
+#include <regex>
+#include <string>
+
+#include <mlx/mlx.h>
+#include <nlohmann/json.hpp>
+
+#include <mlxlm/error.h>
+
+#include "models/make_model.h"
+
+namespace mlxlm {
+
+// A checkpoint of whatever tensors the configuration needs: those that are said
+// to be missing, drawn.
+inline Checkpoint random_checkpoint(const nlohmann::json& config,
+                                    std::uint64_t seed) {
+  Checkpoint checkpoint;
+  checkpoint.config = config;
+  checkpoint.source = "random";
+  const std::regex missing(
+      R"(\n  (\S+): is missing; the model needs \[(.*)\])");
+  for (std::uint64_t round = 0;; ++round) {
+    std::string message;
+    try {
+      make_model(checkpoint);
+      return checkpoint;
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    bool found = false;
+    for (std::sregex_iterator it(message.begin(), message.end(), missing), end;
+         it != end;
+         ++it) {
+      mx::Shape shape;
+      std::istringstream sizes((*it)[2].str());
+      for (std::string size; std::getline(sizes, size, ',');) {
+        shape.push_back(std::stoi(size));
+      }
+      const auto name = (*it)[1].str();
+      const auto key = mx::random::key(seed * 1000 + round * 100 +
+                                       checkpoint.weights.size());
+      auto value = mx::random::normal(shape, mx::float32, 0.0f, 0.3f, key);
+      if (name.find("norm") != std::string::npos) {
+        value = mx::add(value, mx::array(1.0f));
+      }
+      value.eval();
+      checkpoint.weights.insert_or_assign(name, value);
+      found = true;
+    }
+    if (!found) throw Error(ErrorKind::config, message);
+  }
+}
+
+// Where a family's checkpoints have the parts of the head.
+struct DraftHeadNames {
+  std::string layer;  // with a dot
+  std::string token_norm, state_norm, projection, norm;
+  std::string mlp_norm = "post_attention_layernorm";
+};
+
+inline DraftHeadNames draft_head_beside_layer(int num_layers) {
+  const auto layer = "model.layers." + std::to_string(num_layers) + ".";
+  return {layer,
+          layer + "enorm",
+          layer + "hnorm",
+          layer + "eh_proj",
+          layer + "shared_head.norm"};
+}
+
+inline DraftHeadNames draft_head_of_mimo() {
+  const std::string layer = "model.mtp_layers.0.";
+  return {layer,
+          layer + "token_layernorm",
+          layer + "hidden_layernorm",
+          layer + "input_proj",
+          layer + "final_layernorm"};
+}
+
+// A model without other layers than the head's: `layer` is its checkpoint. Adds
+// the head to a model's.
+inline void add_draft_head(Checkpoint& checkpoint,
+                           const Checkpoint& layer,
+                           const DraftHeadNames& names) {
+  const std::string path = "model.layers.0.";
+  const int width = checkpoint.config["hidden_size"];
+  for (const auto& [name, value] : layer.weights) {
+    if (!name.starts_with(path)) continue;
+    auto rest = name.substr(path.size());
+    if (rest == "post_attention_layernorm.weight") {
+      rest = names.mlp_norm + ".weight";
+    }
+    checkpoint.weights.insert_or_assign(names.layer + rest, value);
+  }
+  auto add = [&](const std::string& name, const mx::array& value) {
+    checkpoint.weights.insert_or_assign(name + ".weight", value);
+  };
+  auto draw = [&](mx::Shape shape, std::uint64_t seed) {
+    return mx::random::normal(
+        std::move(shape), mx::float32, 0.5f, 0.3f, mx::random::key(seed));
+  };
+  add(names.token_norm, draw({width}, 71));
+  add(names.state_norm, draw({width}, 72));
+  add(names.projection, draw({width, 2 * width}, 73));
+  add(names.norm, layer.weights.at("model.norm.weight"));
+}
+
+}  // namespace mlxlm
