@@ -40,17 +40,6 @@ static inline Ints add_byte_products(Ints sum, Words weights, std::uint32_t x) {
 #endif
 }
 
-static inline Floats load_scales(ScaleFormat format, const std::byte* p) {
-  switch (format) {
-    case ScaleFormat::f32:
-      return Scale<ScaleFormat::f32>::get(p);
-    case ScaleFormat::f16:
-      return Scale<ScaleFormat::f16>::get(p);
-    default:
-      return Scale<ScaleFormat::bf16>::get(p);
-  }
-}
-
 template <ElementFormat kFormat, int kRows>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,

@@ -57,19 +57,16 @@ struct Element<ElementFormat::f16> {
   static inline Floats get(const std::byte* p) { return load_f16(p); }
 };
 
-template <ScaleFormat format>
-struct Scale {
-  static constexpr int kBytes = format == ScaleFormat::f32 ? 4 : 2;
-  static inline Floats get(const std::byte* p) {
-    if constexpr (format == ScaleFormat::f32) {
+static inline Floats load_scales(ScaleFormat format, const std::byte* p) {
+  switch (format) {
+    case ScaleFormat::f32:
       return load((const float*)p);
-    } else if constexpr (format == ScaleFormat::f16) {
+    case ScaleFormat::f16:
       return load_f16(p);
-    } else {
+    default:
       return load_bf16(p);
-    }
   }
-};
+}
 
 constexpr bool is_integer(ElementFormat format) {
   return format == ElementFormat::u2 || format == ElementFormat::u4 ||
@@ -110,7 +107,7 @@ static inline __attribute__((always_inline)) void add_products(
   unroll<kTile>([&]<int m>() { sum[m] += w * x[m]; });
 }
 
-template <ElementFormat kFormat, ScaleFormat kScale, int kPanels, int kTile>
+template <ElementFormat kFormat, int kPanels, int kTile>
 static inline __attribute__((always_inline)) void matmul_part(
     const PanelMatrix& w,
     const float* tile,
@@ -123,17 +120,18 @@ static inline __attribute__((always_inline)) void matmul_part(
   unroll<kPanels>(
       [&]<int i>() { p[i] = w.data + (panel + i) * w.panel_bytes; });
   if constexpr (is_integer(kFormat)) {
-    using S = Scale<kScale>;
     const float steps = static_cast<float>(1 << w.bits);
+    const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
     const int words_per_group = w.group_size / E::kPerWord;
     for (int c = 0; c < w.num_columns; c += w.group_size) {
       Floats scale[kPanels];
       Floats zero[kPanels];
       unroll<kPanels>([&]<int i>() {
-        scale[i] = S::get(p[i] + part * kLanes * S::kBytes) * steps;
-        zero[i] =
-            S::get(p[i] + (kPanelRows + part * kLanes) * S::kBytes) - scale[i];
-        p[i] += 2 * kPanelRows * S::kBytes;
+        const std::byte* mine = p[i] + part * kLanes * scale_bytes;
+        scale[i] = load_scales(w.scale_format, mine) * steps;
+        zero[i] = load_scales(w.scale_format, mine + kPanelRows * scale_bytes) -
+                  scale[i];
+        p[i] += 2 * kPanelRows * scale_bytes;
       });
       for (int j = 0; j < words_per_group; ++j) {
         Words words[kPanels];
@@ -182,7 +180,7 @@ static inline void store_part(const PanelMatrix& w,
   });
 }
 
-template <ElementFormat kFormat, ScaleFormat kScale, int kPanels, int kTile>
+template <ElementFormat kFormat, int kPanels, int kTile>
 static void matmul_tile(const PanelMatrix& w,
                         const float* tile,
                         int num_x_rows,
@@ -195,7 +193,7 @@ static void matmul_tile(const PanelMatrix& w,
     for (; panel + kCount <= end; panel += kCount) {
       for (int part = 0; part < kParts; ++part) {
         Floats sums[kCount][kTile] = {};
-        matmul_part<kFormat, kScale>(w, tile, panel, part, sums);
+        matmul_part<kFormat>(w, tile, panel, part, sums);
         unroll<kCount>([&]<int i>() {
           store_part(w, sums[i], num_x_rows, panel + i, part, y, y_stride);
         });
@@ -229,33 +227,23 @@ static int tile_rows(int num_rows) {
   return with_tile(num_rows, []<int kTile, int>() { return kTile; });
 }
 
-// Calls f.template operator()<format, scale>() with the matrix's formats.
+// Calls f.template operator()<format>() with the matrix's.
 template <class F>
-static inline void with_formats(const PanelMatrix& w, F&& f) {
+static inline void with_format(const PanelMatrix& w, F&& f) {
   using enum ElementFormat;
-  auto with_scale = [&]<ElementFormat kFormat>() {
-    switch (w.scale_format) {
-      case ScaleFormat::f32:
-        return f.template operator()<kFormat, ScaleFormat::f32>();
-      case ScaleFormat::f16:
-        return f.template operator()<kFormat, ScaleFormat::f16>();
-      case ScaleFormat::bf16:
-        return f.template operator()<kFormat, ScaleFormat::bf16>();
-    }
-  };
   switch (w.format) {
     case u2:
-      return with_scale.template operator()<u2>();
+      return f.template operator()<u2>();
     case u4:
-      return with_scale.template operator()<u4>();
+      return f.template operator()<u4>();
     case u8:
-      return with_scale.template operator()<u8>();
+      return f.template operator()<u8>();
     case bf16:
-      return f.template operator()<bf16, ScaleFormat::f32>();
+      return f.template operator()<bf16>();
     case f16:
-      return f.template operator()<f16, ScaleFormat::f32>();
+      return f.template operator()<f16>();
     case f32:
-      return f.template operator()<f32, ScaleFormat::f32>();
+      return f.template operator()<f32>();
   }
 }
 
@@ -266,9 +254,9 @@ static void matmul(const PanelMatrix& w,
                    int end,
                    float* y,
                    std::size_t y_stride) {
-  with_formats(w, [&]<ElementFormat kFormat, ScaleFormat kScale>() {
+  with_format(w, [&]<ElementFormat kFormat>() {
     with_tile(num_x_rows, [&]<int kTile, int kPanels>() {
-      matmul_tile<kFormat, kScale, kPanels, kTile>(
+      matmul_tile<kFormat, kPanels, kTile>(
           w, tile, num_x_rows, begin, end, y, y_stride);
     });
   });
