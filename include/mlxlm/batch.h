@@ -37,7 +37,7 @@ using RowId = std::uint64_t;
 
 struct BatchRequest {
   std::vector<int> prompt;  // token ids; may be empty with input embeddings
-  // As of stream_generate(); drafts are refused. A random sampler draws
+  // As of stream_generate(); of drafts n-grams only. A random sampler draws
   // independently of the other rows if it has a seed of its own.
   GenerateOptions options = {};
   int priority = 0;         // higher ones start first

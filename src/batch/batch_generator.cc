@@ -22,11 +22,14 @@ using Rows = std::vector<std::unique_ptr<Row>>;
 void check_request(const BatchRequest& request, const Model& model) {
   check_options(request.prompt, model, request.options);
   check_max_tokens(request.options);
-  if (request.options.draft_model || request.options.draft != DraftKind::none) {
+  const auto& options = request.options;
+  if (options.draft_model ||
+      (options.draft != DraftKind::none && options.draft != DraftKind::ngram)) {
     throw Error(ErrorKind::unsupported,
-                "drafts can't be used in a batch; leave draft and draft_model "
-                "out");
+                "in a batch n-grams alone can draft: set draft to ngram, or "
+                "leave draft and draft_model out");
   }
+  check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
 }
 
 // A cache that came with a row is looked at before the row is read with
@@ -74,15 +77,20 @@ class BatchGenerator::Impl {
     end_interrupted(running_, out);
     preempt(out);
     admit();
+    const auto start = Clock::now();
+    draft(out);
     // What the pass before has drawn is waited for while the next one runs.
     std::vector<std::pair<Row*, Sampled>> drawn;
     for (const auto& row : running_) {
       if (row->drawn) drawn.emplace_back(row.get(), *row->drawn);
     }
-    const auto start = Clock::now();
-    const auto parts = plan_pass(running_, prompt_tokens_now());
-    const auto failures = run(parts);
-    for (const auto& [row, sampled] : drawn) give_out(*row, sampled, out);
+    auto parts = plan_pass(running_, prompt_tokens_now());
+    auto failures = run(parts);
+    for (const auto& [row, sampled] : drawn) {
+      give_out(*row, sampled, out);
+      if (row->drafts) row->drafts->add(row->given.back(), true);
+    }
+    check_drafts(parts, failures, out);
     for (const auto& [row, message] : failures) {
       if (!ended(*row)) {
         out.push_back({row->id, row->answer.end("error"), message});
@@ -143,9 +151,10 @@ class BatchGenerator::Impl {
   static ReadCache read_cache(const Row& row) {
     ReadCache read{fork_prompt_cache(*row.cache), row.to_read.tokens};
     read.tokens.resize(std::min<std::size_t>(read.tokens.size(), row.num_read));
-    read.tokens.insert(read.tokens.end(),
-                       row.given.begin() + row.num_given_before,
-                       row.given.end());
+    read.tokens.insert(
+        read.tokens.end(),
+        row.given.begin() + row.num_given_before,
+        row.given.end() - (row.drafts ? row.drafts->num_unread() : 0));
     return read;
   }
 
@@ -156,6 +165,59 @@ class BatchGenerator::Impl {
       if (!reason.empty()) out.push_back({row->id, row->answer.end(reason)});
     }
     std::erase_if(rows, [](const auto& row) { return ended(*row); });
+  }
+
+  // Where a draft would follow the token under way, it is waited for; rows of
+  // which all tokens are known propose what the pass is to check.
+  void draft(std::vector<BatchPart>& out) {
+    for (const auto& row : running_) {
+      if (!row->drafts || row->reading()) continue;
+      auto& drafts = *row->drafts;
+      drafts.begin(row->to_read.tokens);
+      if (row->drawn && drafts.wants(row->tokens_left() - 1)) {
+        const auto drawn = *std::exchange(row->drawn, std::nullopt);
+        give_out(*row, drawn, out);
+        row->sampling.add_history(drawn.token);
+        drafts.add(row->given.back(), false);
+        if (ended(*row)) read_rest(*row);
+      }
+      if (!row->drawn && !ended(*row)) {
+        drafts.propose(row->tokens_left());
+      }
+    }
+    std::erase_if(running_, [](const auto& row) { return ended(*row); });
+  }
+
+  // Gives out what stands of the drafts, and takes the rest back.
+  void check_drafts(std::vector<PassPart>& parts,
+                    std::vector<RowFailure>& failures,
+                    std::vector<BatchPart>& out) {
+    for (PassPart& part : parts) {
+      if (!part.logits) continue;
+      Row& row = *part.row;
+      try {
+        int num_given = 0;
+        for (auto& step : row.drafts->check(*part.logits, row.sampling)) {
+          give_out(row, std::move(step), out);
+          ++num_given;
+          if (ended(row)) break;
+        }
+        row.drafts->keep(num_given);
+        if (ended(row)) read_rest(row);
+      } catch (const std::exception& error) {
+        failures.push_back({&row, error.what()});
+      }
+    }
+  }
+
+  // At the end the caller's cache holds every token that was given out.
+  void read_rest(Row& row) {
+    if (row.options().prompt_cache != nullptr && row.drafts->has_unread()) {
+      row.drafts->propose(0);
+      model_->forward(mx::expand_dims(row.drafts->tokens(), 0), *row.cache);
+      apply_quantization(*row.cache, row.options());
+      row.drafts->note_read();
+    }
   }
 
   // Rows go back to the queue until the caches of the others fit. Their tokens
@@ -183,6 +245,7 @@ class BatchGenerator::Impl {
     row.num_given_before = static_cast<int>(row.given.size());
     *row.cache = model_->make_cache(row.options().max_kv_size);
     row.sampling = Sampling(row.options());
+    if (row.drafts) row.make_drafts();
   }
 
   void admit() {
@@ -206,7 +269,7 @@ class BatchGenerator::Impl {
   }
 
   // A pass that fails ends its rows; those that wait go on.
-  std::vector<RowFailure> run(const std::vector<PassPart>& parts) {
+  std::vector<RowFailure> run(std::vector<PassPart>& parts) {
     std::vector<RowFailure> failures;
     if (parts.empty()) return failures;
     try {
@@ -230,9 +293,15 @@ class BatchGenerator::Impl {
 
   void give_out(Row& row, const Sampled& drawn, std::vector<BatchPart>& out) {
     mx::array token = drawn.token;
-    const int id = token.item<int>();
-    row.given.push_back(id);
-    out.push_back({row.id, row.answer.add({id, drawn.logprobs})});
+    give_out(row, StepResult{token.item<int>(), drawn.logprobs}, out);
+  }
+
+  void give_out(Row& row, StepResult step, std::vector<BatchPart>& out) {
+    row.given.push_back(step.token);
+    out.push_back({row.id, row.answer.add(std::move(step))});
+    if (row.drafts && ended(row)) {
+      out.back().part.speculation = row.drafts->statistics();
+    }
     ++stats_.generation_tokens;
   }
 
@@ -248,6 +317,11 @@ class BatchGenerator::Impl {
     const double share = double(prompt_tokens) / all_tokens;
     stats_.prompt_seconds += seconds * share;
     stats_.generation_seconds += seconds * (1 - share);
+    for (const PassPart& part : parts) {
+      if (part.row->drafts && !part.of_prompt) {
+        part.row->drafts->note_seconds(seconds * (1 - share));
+      }
+    }
   }
 
   ModelPtr model_;

@@ -12,7 +12,9 @@ namespace {
 
 // The next tokens of a row, [count] int32.
 mx::array tokens_of(const Row& row, int count) {
-  if (!row.reading()) return row.drawn->token;
+  if (!row.reading()) {
+    return row.drawn ? row.drawn->token : row.drafts->tokens();
+  }
   if (row.to_read.tokens.empty()) return mx::zeros({count}, mx::int32);
   return mx::array(
       row.to_read.tokens.data() + row.num_read, {count}, mx::int32);
@@ -33,23 +35,23 @@ bool has_embeddings(const PassPart& part) {
   return part.row->reading() && part.row->to_read.embeddings.has_value();
 }
 
-// Logits [1, N, V] at the last token of each row in `drawing`.
+// Logits [1, N, V] at N positions.
 mx::array forward(Model& model,
                   const std::vector<PassPart>& parts,
                   const std::vector<int>& positions) {
   std::vector<const PromptCache*> caches;
   std::vector<int> counts;
   std::vector<mx::array> tokens;
-  for (const auto& [row, count, of_prompt] : parts) {
-    caches.push_back(row->cache);
-    counts.push_back(count);
-    tokens.push_back(tokens_of(*row, count));
+  for (const auto& part : parts) {
+    caches.push_back(part.row->cache);
+    counts.push_back(part.num_tokens);
+    tokens.push_back(tokens_of(*part.row, part.num_tokens));
   }
   std::optional<mx::array> embeddings;
   if (std::ranges::any_of(parts, has_embeddings)) {
     std::vector<mx::array> inputs;
-    for (const auto& [row, count, of_prompt] : parts) {
-      inputs.push_back(embeddings_of(model, *row, count));
+    for (const auto& part : parts) {
+      inputs.push_back(embeddings_of(model, *part.row, part.num_tokens));
     }
     embeddings = join_tokens(std::move(inputs), 1);
   }
@@ -59,7 +61,7 @@ mx::array forward(Model& model,
 }
 
 // Draws for all rows that take the most probable token as it is, in one
-// operation; returns the others. logits [N, V].
+// operation; returns the others. logits [N, V], in the order of the rows.
 std::vector<std::size_t> draw_together(const std::vector<Row*>& rows,
                                        const mx::array& logits) {
   std::vector<std::size_t> others;
@@ -109,7 +111,11 @@ std::vector<RowFailure> draw(const std::vector<Row*>& rows,
 void note_read(const PassPart& part) {
   Row& row = *part.row;
   if (!row.reading()) {
-    row.sampling.add_history(row.drawn->token);
+    if (row.drawn) {
+      row.sampling.add_history(row.drawn->token);
+    } else if (row.drafts->num_drafts() == 0) {
+      row.drafts->note_read();
+    }
     return;
   }
   const auto& tokens = row.to_read.tokens;
@@ -140,7 +146,8 @@ std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
     if (row->reading()) {
       ++num_reading;
     } else {
-      parts.push_back({row.get(), 1, false});
+      const int count = row->drawn ? 1 : row->drafts->num_tokens();
+      parts.push_back({row.get(), count, false});
     }
   }
   for (const auto& row : rows) {
@@ -153,29 +160,45 @@ std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
   return parts;
 }
 
-std::vector<RowFailure> run_pass(Model& model,
-                                 const std::vector<PassPart>& parts) {
+std::vector<RowFailure> run_pass(Model& model, std::vector<PassPart>& parts) {
   std::vector<Row*> drawing;
   std::vector<int> positions;
+  std::vector<int> drawn_at;  // of those: where a row draws one token
   int end = 0;
   for (const PassPart& part : parts) {
     end += part.num_tokens;
-    if (part.row->num_left() <= part.num_tokens) {
+    if (part.row->num_left() > part.num_tokens) continue;
+    const int num_drafts = part.num_drafts();
+    if (num_drafts == 0) {
       drawing.push_back(part.row);
-      positions.push_back(end - 1);
+      drawn_at.push_back(static_cast<int>(positions.size()));
     }
+    for (int i = num_drafts; i >= 0; --i) positions.push_back(end - 1 - i);
   }
   auto logits =
       forward(model, parts, positions.empty() ? std::vector{0} : positions);
-  for (const PassPart& part : parts) {
+  logits = mx::astype(mx::squeeze(logits, 0), mx::float32);
+  int next = 0;
+  for (PassPart& part : parts) {
+    const int num_drafts = part.num_drafts();
+    if (num_drafts > 0) {
+      part.logits = mx::slice(
+          logits, {next, 0}, {next + num_drafts + 1, logits.shape(1)});
+    }
+    if (part.row->num_left() <= part.num_tokens) next += num_drafts + 1;
     note_read(part);
     apply_quantization(*part.row->cache, part.row->options());
   }
   std::vector<RowFailure> failures;
   std::vector<mx::array> results;
   if (!drawing.empty()) {
-    logits = mx::astype(mx::squeeze(logits, 0), mx::float32);
-    failures = draw(drawing, logits);
+    const int count = static_cast<int>(drawn_at.size());
+    failures = draw(
+        drawing,
+        count == logits.shape(0)
+            ? logits
+            : mx::take(
+                  logits, mx::array(drawn_at.data(), {count}, mx::int32), 0));
     for (const Row* row : drawing) {
       if (!row->drawn) continue;
       results.push_back(row->drawn->token);
@@ -183,7 +206,8 @@ std::vector<RowFailure> run_pass(Model& model,
     }
   }
   for (const PassPart& part : parts) {
-    if (part.row->drawn) continue;
+    if (part.logits) results.push_back(*part.logits);
+    if (part.row->drawn || part.logits) continue;
     for (const auto& layer : *part.row->cache) layer->append_arrays_to(results);
   }
   mx::async_eval(std::move(results));

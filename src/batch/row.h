@@ -1,15 +1,18 @@
 // One request on its way from the queue to its end.
 //
 // Invariant: the cache has read the first num_read tokens of `to_read`, and,
-// once all are read, every token given out but the one in `drawn`.
+// once all are read, every token given out but those that `drafts` has unread.
 #pragma once
 
+#include <climits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <mlxlm/batch.h>
 
+#include "batch/row_drafts.h"
 #include "generate/answer.h"
 #include "generate/memory_estimate.h"
 #include "generate/options.h"
@@ -36,7 +39,9 @@ struct Row {
         answer(*model, tokenizer, request.options, to_read.length),
         depends_on_chunks(model->depends_on_chunks() ||
                           options().max_kv_size > 0 ||
-                          kv_quantization(options())) {}
+                          kv_quantization(options())) {
+    if (options().draft == DraftKind::ngram) make_drafts();
+  }
   Row(const Row&) = delete;
   Row& operator=(const Row&) = delete;
 
@@ -46,7 +51,14 @@ struct Row {
   // Tokens that the cache holds when the next pass is done.
   int num_tokens() const {
     return first_offset + num_read + static_cast<int>(given.size()) -
-           num_given_before;
+           num_given_before + (drafts ? DraftLength::kMaxDrafts : 0);
+  }
+  int tokens_left() const {
+    const int most = options().max_tokens;
+    return most < 0 ? INT_MAX : most - static_cast<int>(given.size());
+  }
+  void make_drafts() {
+    drafts = std::make_unique<RowDrafts>(*cache, options());
   }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {
@@ -69,6 +81,7 @@ struct Row {
   bool depends_on_chunks;
   const CacheEstimate* estimate = nullptr;  // Admission's, of its cache
   bool begun = false;
+  std::unique_ptr<RowDrafts> drafts;  // null: none are made
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
   std::vector<int> given;        // tokens given out
   int num_given_before = 0;      // of them, those in to_read

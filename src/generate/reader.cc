@@ -1,26 +1,13 @@
 #include "generate/reader.h"
 
-#include <algorithm>
-#include <climits>
 #include <utility>
 
 #include <mlx/mlx.h>
 
-#include "cache/rotating_cache.h"
-#include "generate/options.h"
+#include "generate/round.h"
 #include "generate/sampling.h"
 
 namespace mlxlm {
-namespace {
-
-void see_all_stepwise(const PromptCache& cache, bool on) {
-  for (const auto& layer : cache) {
-    see_stepwise(*layer, on);
-  }
-}
-
-}  // namespace
-
 Reader::Reader(ModelPtr model,
                PromptCache cache,
                const GenerateOptions& options)
@@ -56,19 +43,8 @@ void Reader::add_unread(const std::vector<int>& tokens) {
 }
 
 int Reader::readable_drafts() const {
-  if (!kv_quantization(options_)) {
-    return INT_MAX;
-  }
-  int most = INT_MAX;
-  for (const auto& layer : cache_) {
-    // Up to a token less: what is taken back must not have begun it.
-    const int left = options_.quantized_kv_start - 1 - layer->offset() -
-                     static_cast<int>(unread_.size());
-    if (layer->capabilities().quantizable) {
-      most = std::min(most, std::max(left, 0));
-    }
-  }
-  return most;
+  return mlxlm::readable_drafts(
+      cache_, static_cast<int>(unread_.size()), options_);
 }
 
 // tokens [L] -> logits [1, L, V].

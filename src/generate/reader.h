@@ -38,8 +38,7 @@ class Reader {
   const std::vector<int>& unread() const { return unread_; }
   void add_unread(const std::vector<int>& tokens);
 
-  // How many tokens after the unread ones can be read at once and mean the same
-  // as one by one: quantization that begins at some length is the limit.
+  // As the function of round.h.
   int readable_drafts() const;
 
   // Reads all that is unread; the logits of the last token, [1, V].

@@ -23,6 +23,7 @@
 #include "generate/prefill.h"
 #include "generate/rate.h"
 #include "generate/reader.h"
+#include "generate/round.h"
 #include "generate/sampling.h"
 #include "generate/under_way.h"
 
@@ -30,13 +31,6 @@ namespace mlxlm {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// A model that must read kept tokens again may not pile them up.
-constexpr std::size_t kMaxUnread = 8;
-
-std::vector<int> values_of(const mx::array& tokens) {
-  return {tokens.data<int>(), tokens.data<int>() + tokens.size()};
-}
 
 class SpeculativeGenerator : public TokenGenerator {
  public:
@@ -221,53 +215,31 @@ class SpeculativeGenerator : public TokenGenerator {
     auto unread = target_.unread();
     auto results =
         mlxlm::accept(target_.read_unread_and(draft.tokens), draft, sampling_);
-    round_read_ = unread;
-    round_unread_ = static_cast<int>(unread.size());
-    auto drafted = values_of(draft.tokens);
-    round_read_.insert(round_read_.end(), drafted.begin(), drafted.end());
-    in_round_ = true;
+    round_ = begin_round(std::move(unread), draft.tokens, results);
     num_taken_ = 0;
-    round_tokens_.clear();
     for (auto& result : results) {
-      round_tokens_.push_back(result.token);
       ready_.push_back(std::move(result));
     }
-    const int num_accepted = static_cast<int>(round_tokens_.size()) - 1;
-    length_.note_round(
-        outlook, draft.size(), num_accepted, seconds_since(start));
-    count_round(draft.size(), num_accepted);
-  }
-
-  void count_round(int num_drafts, int num_accepted) {
-    auto& s = statistics_;
-    ++s.rounds;
-    s.drafted_tokens += num_drafts;
-    s.accepted_tokens += num_accepted;
-    const auto size = static_cast<std::size_t>(num_drafts);
-    s.drafted_at.resize(std::max(s.drafted_at.size(), size));
-    s.accepted_at.resize(s.drafted_at.size());
-    for (int i = 0; i < num_drafts; ++i) {
-      s.drafted_at[i] += 1;
-      s.accepted_at[i] += i < num_accepted ? 1 : 0;
-    }
+    length_.note_round(outlook,
+                       round_->num_drafts(),
+                       round_->num_accepted(),
+                       seconds_since(start));
+    count_round(*round_, statistics_);
   }
 
   // Takes back what was read of the draft and not given out.
   void end_round() {
-    if (!std::exchange(in_round_, false)) {
+    auto round = std::exchange(round_, std::nullopt);
+    if (!round) {
       return;
     }
     ready_.clear();
-    const int num_drafts = static_cast<int>(round_read_.size()) - round_unread_;
-    round_tokens_.resize(num_taken_);
-    int num_kept = 0;
-    while (num_kept < num_drafts && num_kept < num_taken_ &&
-           round_tokens_[num_kept] == round_read_[round_unread_ + num_kept]) {
-      ++num_kept;
-    }
-    target_.keep(round_read_, round_unread_ + num_kept);
-    target_.add_unread({round_tokens_.begin() + num_kept, round_tokens_.end()});
-    drafter_->accept(round_tokens_, num_kept);
+    const int num_kept = round->num_kept(num_taken_);
+    auto& tokens = round->tokens;
+    tokens.resize(num_taken_);
+    target_.keep(round->read, round->num_unread + num_kept);
+    target_.add_unread({tokens.begin() + num_kept, tokens.end()});
+    drafter_->accept(tokens, num_kept);
     publish();
   }
 
@@ -314,13 +286,9 @@ class SpeculativeGenerator : public TokenGenerator {
   std::optional<Sampled> under_way_token_;
   bool is_ahead_ = false;
 
-  // Of the current round:
-  bool in_round_ = false;
-  std::vector<int> round_read_;  // unread tokens, then the draft
-  int round_unread_ = 0;
-  std::vector<int> round_tokens_;  // accepted, and the model's own
-  int num_taken_ = 0;              // of those given out by next()
-  StepsUnderWay under_way_;        // the last member: ends first
+  std::optional<Round> round_;
+  int num_taken_ = 0;        // of its tokens, given out by next()
+  StepsUnderWay under_way_;  // the last member: ends first
 };
 
 }  // namespace

@@ -123,6 +123,14 @@ class ToyModel : public Model {
 
   // state = 0.8 state + x W after each token: [1, L, D].
   mx::array recurrence(const mx::array& x, int layer, Cache* cache) const {
+    return each_row(x, cache, [&](const mx::array& row, Cache* own) {
+      return recurrence_of_one(row, layer, own);
+    });
+  }
+
+  mx::array recurrence_of_one(const mx::array& x,
+                              int layer,
+                              Cache* cache) const {
     auto* held = dynamic_cast<ArraysCache*>(cache);
     auto added = mx::matmul(mx::fast::rms_norm(x, std::nullopt, 1e-5f),
                             projections_[layer * 4]);
