@@ -78,6 +78,12 @@ class ConfigReader {
   const nlohmann::json* find(std::string_view key) const;
   const nlohmann::json& raw() const { return *config_; }
 
+  // The same with other values: what is asked of it counts as asked of this.
+  // `config` must outlive it.
+  ConfigReader with_values(const nlohmann::json& config) const {
+    return {config, source_, prefix_, read_};
+  }
+
   // Throws Error{config}: "config.json: KEY must be WANTED, not VALUE".
   [[noreturn]] void fail(std::string_view key, const std::string& wanted) const;
 

@@ -10,6 +10,7 @@ using Action = WeightRule::Action;
 const std::vector<WeightRule> kOtherSenses{
     {Action::drop, "*vision_tower*"},
     {Action::drop, "*multi_modal_projector*"},
+    {Action::drop, "*patch_merge_mlp*"},
     {Action::drop, "*audio_tower*"},
     {Action::drop, "*embed_audio*"},
     {Action::drop, "*embed_vision*"},
@@ -25,13 +26,12 @@ const std::string kPrefix = "language_model.";
 
 }  // namespace
 
-ArchSpec text_half_spec(const nlohmann::json& text_config,
+ArchSpec text_half_spec(const ConfigReader& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec) {
   drop_other_senses(checkpoint);
   apply_rules(checkpoint, kToTextModel);
-  auto spec = make_spec(ConfigReader(text_config, "config.json: text_config"),
-                        checkpoint);
+  auto spec = make_spec(text_config, checkpoint);
   rename_prefix(checkpoint, "", kPrefix);
   spec.prefix = kPrefix + spec.prefix;
   spec.head_name = kPrefix + spec.head_name;
@@ -47,9 +47,8 @@ void choose_no_caches(ArchSpec& spec) {
   spec.own_caches = false;
 }
 
-const nlohmann::json& text_config_or_all(const ConfigReader& config) {
-  auto text = config.find_object("text_config");
-  return text ? text->raw() : config.raw();
+ConfigReader text_config_or_all(const ConfigReader& config) {
+  return config.find_object("text_config").value_or(config);
 }
 
 }  // namespace mlxlm

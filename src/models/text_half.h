@@ -1,8 +1,6 @@
 // The text model within one that also sees or hears.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include "models/family.h"
 
 namespace mlxlm {
@@ -11,7 +9,7 @@ namespace mlxlm {
 // parts are dropped, and "language_model." before a name or behind "model." is
 // taken away. The spec and the checkpoint then have all names below
 // "language_model.", as in the reference.
-ArchSpec text_half_spec(const nlohmann::json& text_config,
+ArchSpec text_half_spec(const ConfigReader& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec);
 
@@ -23,6 +21,6 @@ void drop_other_senses(Checkpoint& checkpoint);
 void choose_no_caches(ArchSpec& spec);
 
 // text_config, or all of config.json where there is none.
-const nlohmann::json& text_config_or_all(const ConfigReader& config);
+ConfigReader text_config_or_all(const ConfigReader& config);
 
 }  // namespace mlxlm

@@ -146,7 +146,7 @@ ArchSpec deepseek_v3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 ArchSpec kimi_k25_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   apply_rules(checkpoint, {{WeightRule::Action::drop, "*mm_projector.*"}});
   return text_half_spec(
-      config.require_object("text_config").raw(), checkpoint, deepseek_v3_spec);
+      config.require_object("text_config"), checkpoint, deepseek_v3_spec);
 }
 
 ArchSpec deepseek_v32_spec(const ConfigReader& config, Checkpoint& checkpoint) {
@@ -183,6 +183,11 @@ ArchSpec glm4_moe_lite_spec(const ConfigReader& config,
                              .value = 256});
   spec.latent->absorbed = true;
   spec.latent->eps = spec.norm.eps;
+  // The reference doesn't look at these two.
+  spec.tied_head = config.get_bool("tie_word_embeddings", false);
+  if (config.get_float("partial_rotary_factor", 1) != 1) {
+    config.fail("partial_rotary_factor", "1; others aren't supported");
+  }
   spec.ropes = {read_latent_rope(config, *spec.latent, 1e6, true, 202752)};
   use_sparse_layers(config,
                     spec,
@@ -202,6 +207,9 @@ ArchSpec mistral4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.latent = read_latent(config, spec, {});
   spec.latent->absorbed = true;
+  // What they say follows from the sizes of a head's parts.
+  config.find_int("head_dim");
+  config.find_int("qk_head_dim");
   spec.ropes = {read_latent_rope(config,
                                  *spec.latent,
                                  10000,
@@ -256,6 +264,7 @@ ArchSpec minicpm3_spec(const ConfigReader& config, Checkpoint&) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.latent = read_latent(config, spec, {.value = -spec.head_size});
   spec.latent->eps = 1e-5f;
+  require_false(config, "rope_traditional");
   spec.attention_scale =
       1 / std::sqrt(static_cast<float>(spec.latent->sizes.head()));
   const int dimensions = spec.latent->sizes.rotated;

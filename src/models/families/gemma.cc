@@ -96,11 +96,16 @@ ArchSpec gemma3_text_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec gemma3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto text = config.require_object("text_config").raw();
-  text["vocab_size"] = config.get_int("vocab_size", 262208, 1);
-  if (!text.contains("num_attention_heads")) text["num_attention_heads"] = 8;
-  if (!text.contains("num_key_value_heads")) text["num_key_value_heads"] = 4;
-  return text_half_spec(text, checkpoint, gemma3_text_spec);
+  const auto text = config.require_object("text_config");
+  auto values = text.raw();
+  values["vocab_size"] = config.get_int("vocab_size", 262208, 1);
+  if (!values.contains("num_attention_heads")) {
+    values["num_attention_heads"] = 8;
+  }
+  if (!values.contains("num_key_value_heads")) {
+    values["num_key_value_heads"] = 4;
+  }
+  return text_half_spec(text.with_values(values), checkpoint, gemma3_text_spec);
 }
 
 }  // namespace mlxlm

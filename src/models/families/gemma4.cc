@@ -280,13 +280,17 @@ ArchSpec gemma4_text_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec gemma4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto text = config.find_object("text_config")
-                  ? config.require_object("text_config").raw()
-                  : nlohmann::json::object();
-  text["vocab_size"] = config.get_int("vocab_size", 262144, 1);
-  if (!text.contains("num_attention_heads")) text["num_attention_heads"] = 8;
-  if (!text.contains("num_key_value_heads")) text["num_key_value_heads"] = 1;
-  return text_half_spec(text, checkpoint, gemma4_text_spec);
+  const auto text = config.find_object("text_config");
+  auto values = text ? text->raw() : nlohmann::json::object();
+  values["vocab_size"] = config.get_int("vocab_size", 262144, 1);
+  if (!values.contains("num_attention_heads")) {
+    values["num_attention_heads"] = 8;
+  }
+  if (!values.contains("num_key_value_heads")) {
+    values["num_key_value_heads"] = 1;
+  }
+  return text_half_spec(
+      text.value_or(config).with_values(values), checkpoint, gemma4_text_spec);
 }
 
 }  // namespace mlxlm

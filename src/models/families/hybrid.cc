@@ -112,8 +112,8 @@ std::string read_pattern(const ConfigReader& config) {
     for (const auto& each : *letters) pattern += each;
     return pattern;
   }
-  auto types = config.find_strings("layers_block_type");
-  if (!types) types = config.find_strings("layer_types");
+  auto types = config.find_strings("layer_types");
+  if (auto own = config.find_strings("layers_block_type")) types = own;
   if (!types) config.fail("layers_block_type", "a list of the layers' types");
   const std::map<std::string, char, std::less<>> letters{
       {"full_attention", '*'},

@@ -68,8 +68,9 @@ ArchSpec kimi_linear_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
   spec.context_tokens = config.require_int("model_max_length");
   apply_rules(checkpoint, kToReference);
-  // Latent attention, as in the reference without positions whatever this says.
+  // Latent attention, as in the reference without positions whatever these say.
   config.get_bool("mla_use_nope", false);
+  config.find_float("rope_theta");
   spec.latent = read_latent(
       config, spec, {.fixed = spec.head_size, .value = spec.head_size});
   spec.latent->absorbed = true;

@@ -65,7 +65,7 @@ ArchSpec llama4_half_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 ArchSpec llama4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   apply_rules(checkpoint, {{WeightRule::Action::drop, "*vision_model*"}});
   return text_half_spec(
-      config.require_object("text_config").raw(), checkpoint, llama4_half_spec);
+      config.require_object("text_config"), checkpoint, llama4_half_spec);
 }
 
 ArchSpec llama4_text_spec(const ConfigReader& config, Checkpoint&) {

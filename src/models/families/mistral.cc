@@ -25,22 +25,28 @@ ArchSpec ministral3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec mistral3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto text = config.require_object("text_config").raw();
-  if (!text.contains("tie_word_embeddings")) {
-    text["tie_word_embeddings"] = false;
+  const auto text = config.require_object("text_config");
+  auto values = text.raw();
+  if (!values.contains("tie_word_embeddings")) {
+    values["tie_word_embeddings"] = false;
   }
-  const auto type = text.value("model_type", nlohmann::json());
-  auto spec = text_half_spec(
-      text, checkpoint, type == "ministral3" ? ministral3_spec : llama_spec);
+  const auto type = values.value("model_type", nlohmann::json());
+  auto spec =
+      text_half_spec(text.with_values(values),
+                     checkpoint,
+                     type == "ministral3" ? ministral3_spec : llama_spec);
   choose_no_caches(spec);
   return spec;
 }
 
 ArchSpec pixtral_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto text = config.require_object("text_config").raw();
-  text["tie_word_embeddings"] = false;
-  if (!text.contains("num_attention_heads")) text["num_attention_heads"] = 32;
-  auto spec = text_half_spec(text, checkpoint, llama_spec);
+  const auto text = config.require_object("text_config");
+  auto values = text.raw();
+  values["tie_word_embeddings"] = false;
+  if (!values.contains("num_attention_heads")) {
+    values["num_attention_heads"] = 32;
+  }
+  auto spec = text_half_spec(text.with_values(values), checkpoint, llama_spec);
   choose_no_caches(spec);
   return spec;
 }

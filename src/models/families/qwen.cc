@@ -115,8 +115,8 @@ ArchSpec qwen3_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec qwen3_vl_moe_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  const auto& text = text_config_or_all(config);
-  return text_half_spec(text, checkpoint, joined_qwen3_moe_spec);
+  return text_half_spec(
+      text_config_or_all(config), checkpoint, joined_qwen3_moe_spec);
 }
 
 ArchSpec mixtral_spec(const ConfigReader& config, Checkpoint& checkpoint) {

@@ -61,7 +61,7 @@ ArchSpec spark2_5_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 ArchSpec muse_glimmer_spec(const ConfigReader& outer, Checkpoint& checkpoint) {
   auto fields = outer.raw();
   if (auto text = outer.find_object("text_config")) fields.update(text->raw());
-  const ConfigReader config(fields);
+  const auto config = outer.with_values(fields);
   auto spec = read_sizes(config,
                          KvHeads::required,
                          HeadSize::optional,
