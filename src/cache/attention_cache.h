@@ -56,6 +56,10 @@ class AttentionCache : public Cache {
 
   // All that is held, rows that aren't in use included.
   virtual const KeysAndValues& rows() const = 0;
+  // How many keys the next `num_tokens` tokens meet, their own included.
+  virtual int num_keys_after(int num_tokens) const {
+    return offset() + num_tokens;
+  }
 
  protected:
   static mx::array attend_to(const KeysAndValues& held,

@@ -230,6 +230,12 @@ mx::array RotatingKVCache::attend(const mx::array& q,
   return attend_in_place(q, k, v, c.rows, at, num_keys, spec, mask);
 }
 
+int RotatingKVCache::num_keys_after(int num_tokens) const {
+  const auto& c = content_;
+  return num_tokens == 1 ? std::min(c.offset + 1, c.max_size)
+                         : std::min(c.offset, c.max_size - 1) + num_tokens;
+}
+
 mx::array RotatingKVCache::attend_again(const mx::array& q,
                                         const AttendSpec& spec) {
   const auto& c = content_;

@@ -41,6 +41,7 @@ class RotatingKVCache : public AttentionCache {
   // One token overwrites the oldest; several put the cache in order first.
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return content_.rows; }
+  int num_keys_after(int num_tokens) const override;
   KeysAndValues keys_and_values() const;
   // Whether several tokens read at once see what they would see one by one.
   // With kept first tokens a chunk of the prompt shows less than that, as the

@@ -62,6 +62,16 @@ struct PerLayerInputSpec {
   int vocabulary_size = 0;
 };
 
+// nn::NgramEmbedding, at "<prefix><name>"; its cache is the first entry of the
+// prompt cache.
+struct NgramSpec {
+  std::string name;
+  int longest = 0;
+  int tables_per_length = 0;
+  int num_rows =
+      0;  // of the first table; each has two more than the one before
+};
+
 // Several streams and a way around attention (nn::AltUp, nn::Laurel).
 struct AltUpSpec {
   int num_streams = 1;
@@ -140,9 +150,20 @@ struct ExpertsSpec {
   ExpertNames names;
 };
 
+// Sparse attention over blocks (nn::BlockIndex).
+struct BlockIndexSpec {
+  int num_heads = 0;
+  int head_size = 0;
+  int block_tokens = 0;
+  int num_blocks = 0;
+  int num_local_blocks = 0;
+  int rope = 0;  // index in ArchSpec::ropes
+};
+
 struct LayerSpec {
   int mixer = kAttention;
   bool mlp = true;              // false: the layer is a mixer alone
+  bool linear_mlp = false;      // a linear layer, "<mlp>.linear", in its place
   int window_tokens = 0;        // 0: all earlier tokens are seen
   bool rotating_cache = false;  // holds the window only
   int rope = 0;                 // index in ArchSpec::ropes; -1: no positions
@@ -153,12 +174,26 @@ struct LayerSpec {
   std::optional<ExpertsSpec> experts;  // none: an MLP
   kernels::GateClamp clamp;            // of the MLP or the shared expert
   std::string path;  // below ArchSpec::prefix; "": "<layers>.<number>."
+  // The entry of the prompt cache that begins with this layer is a list of so
+  // many caches; 0: it is one cache.
+  int cache_list = 0;
+  // Which of them is this layer's, the latest entry's where none begins here;
+  // -1: the whole entry.
+  int cache_part = -1;
+  std::optional<BlockIndexSpec> block_index;
+  std::optional<nn::BlockPattern> blocks;
+  // Experts beside the MLP ("<path>mlp"), whose answer is added after the next
+  // layer.
+  std::optional<ExpertsSpec> shortcut;
   // The layer whose weights it repeats, the one whose keys and values it reads
   // because it has none, and the one whose it reads besides its own, the two
   // answers mixed by LayerNames::mix_gate; -1: none.
   int weights_of = -1;
   int keys_of = -1;
   int also_reads = -1;
+  // Its keys and values are made of those that the latest layer with own ones
+  // projected.
+  bool projects_no_keys = false;
   float attention_scale = 0;     // 0: ArchSpec's, or what head_size makes it
   bool keys_are_values = false;  // values are keys as they are projected
   bool norm_after = false;       // the last norm comes after this layer, too
@@ -222,6 +257,7 @@ struct ArchSpec {
   bool o_bias = false;
   bool mlp_bias = false;
   bool gated_mlp = true;
+  bool interleaved_gate = false;  // rows of gate_up, by turns
   kernels::Activation activation = kernels::Activation::silu;
   // Attention and MLP both read the layer's input: the MLP through mlp_norm,
   // or through attention_norm where mlp_norm has no name.
@@ -233,12 +269,14 @@ struct ArchSpec {
   float embedding_scale = 1;
   float residual_scale = 1;  // of what each part adds
   float logit_scale = 1;
-  float logit_softcap = 0;  // 0: off
+  float logit_softcap = 0;         // 0: off
+  std::vector<int> hidden_tokens;  // never given out
 
   std::vector<nn::Rope> ropes;
   std::vector<MixerSpec> mixers;
   std::optional<PerLayerInputSpec> per_layer_input;
   std::optional<AltUpSpec> altup;
+  std::optional<NgramSpec> ngram;
   std::vector<LayerSpec> layers;
   std::optional<DraftHeadSpec> draft_head;
   // The architecture chooses its caches itself; max_kv_size has no effect.

@@ -3,17 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
+#include <utility>
 
 #include <mlx/mlx.h>
 
 #include <mlxlm/error.h>
 
 #include "cache/batch_cache.h"
-#include "cache/cache_list.h"
-#include "cache/chunked_cache.h"
-#include "cache/kv_cache.h"
-#include "cache/rotating_cache.h"
 #include "nn/linear.h"
 
 namespace mlxlm {
@@ -68,12 +66,9 @@ Decoder::Decoder(ArchSpec spec,
   checkpoint.weights.clear();
   if (!options.lazy) prepare_weights();
   repeat_layers();
-  for (const auto& layer : spec_.layers) {
-    cache_index_.push_back(layer.mixer == kNoMixer ? -1
-                           : layer.keys_of < 0
-                               ? num_caches_++
-                               : cache_index_.at(layer.keys_of));
-  }
+  index_caches();
+  passes_keys_on_ = std::ranges::any_of(
+      spec_.layers, [](const auto& layer) { return layer.projects_no_keys; });
 }
 
 // The layers that have the weights of others, which come first.
@@ -81,6 +76,24 @@ void Decoder::repeat_layers() {
   for (int i = num_layers(); i < static_cast<int>(spec_.layers.size()); ++i) {
     layers_.push_back(
         repeat_layer(spec_, layers_.at(spec_.layers[i].weights_of), i));
+  }
+}
+
+void Decoder::bind_ngrams(WeightBinder& weights, const NgramSpec& ngram) {
+  const int num_tables = (ngram.longest - 1) * ngram.tables_per_length;
+  const int size = spec_.hidden_size / num_tables;
+  const auto path = spec_.prefix + ngram.name + ".";
+  auto& made = ngram_embedding_.emplace();
+  made.vocabulary_size = spec_.vocabulary_size;
+  made.longest = ngram.longest;
+  made.tables_per_length = ngram.tables_per_length;
+  for (int i = 0; i < num_tables; ++i) {
+    const auto number = "." + std::to_string(i);
+    made.num_rows.push_back(ngram.num_rows + 2 * i);
+    made.tables.push_back(weights.embedding(
+        path + "embedders" + number, made.num_rows.back(), size));
+    made.projections.push_back(
+        weights.linear(path + "post_projs" + number, spec_.hidden_size, size));
   }
 }
 
@@ -99,6 +112,7 @@ void Decoder::bind_side_inputs(WeightBinder& weights) {
         .num_layers = num_layers(),
         .vocabulary_size = side->vocabulary_size};
   }
+  if (spec_.ngram) bind_ngrams(weights, *spec_.ngram);
   if (!spec_.altup) return;
   for (int i = 0; i + 1 < spec_.altup->num_streams; ++i) {
     const auto number = "." + std::to_string(i);
@@ -225,14 +239,19 @@ mx::array Decoder::run(const Layer& layer,
   std::optional<mx::array> heads;  // of attention
   const kernels::Linear* out = nullptr;
   if (auto* attention = std::get_if<nn::Attention>(&layer.mixer)) {
-    heads = attention->attend(x, attention_norm, caches.own, caches.other);
+    heads = attention->attend(x,
+                              attention_norm,
+                              caches.own,
+                              caches.other,
+                              passes_keys_on_ ? &pass.projected : nullptr);
     out = &attention->o;
   } else if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
     heads = latent->attend(x, attention_norm, caches.own);
     out = &latent->o;
   }
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  const bool plain = heads && !spec_.parallel && !layer.laurel;
+  const bool plain =
+      heads && !spec_.parallel && !layer.laurel && !layer.shortcut;
   if (dense != nullptr && dense->fusible() && plain) {
     return kernels::finish_layer(
         kernels::table(),
@@ -263,9 +282,18 @@ mx::array Decoder::run(const Layer& layer,
   const auto& mlp_input = spec_.parallel ? x : h;
   const bool shared_norm = spec_.parallel && !layer.mlp_norm;
   const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
+  if (layer.shortcut) {
+    pass.shortcut = (*layer.shortcut)(mlp_input, mlp_norm, {});
+  }
   const nn::Residual residual{
       pointer(layer.mlp_output_norm), &h, spec_.residual_scale};
   if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
+  if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
+    const auto input =
+        mlp_norm ? kernels::table().norm(mlp_input, *mlp_norm) : mlp_input;
+    return kernels::table().linear_residual(
+        input, *linear, residual.post_norm, residual.stream, residual.scale);
+  }
   const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
   return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
 }
@@ -298,7 +326,15 @@ mx::array Decoder::run_streams(const Layer& layer,
 }
 
 mx::array Decoder::embed(const mx::array& tokens) {
-  return nn::embed(embedding_, tokens, dtype_);
+  return embed_after(tokens, {});
+}
+
+mx::array Decoder::embed_after(const mx::array& tokens,
+                               const PromptCache& cache) const {
+  auto own = nn::embed(embedding_, tokens, dtype_);
+  if (!ngram_embedding_) return own;
+  return (*ngram_embedding_)(
+      tokens, own, cache.empty() ? nullptr : cache[0].get());
 }
 
 // embeddings [B, L, D] of the tokens of these runs.
@@ -335,22 +371,17 @@ mx::array Decoder::finish_logits(mx::array logits) const {
     mx::array cap(spec_.logit_softcap, logits.dtype());
     logits = mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);
   }
+  if (!spec_.hidden_tokens.empty()) {
+    const auto& ids = spec_.hidden_tokens;
+    const mx::array hidden(ids.data(), {static_cast<int>(ids.size())});
+    const mx::array lowest(-std::numeric_limits<float>::infinity(),
+                           logits.dtype());
+    auto shape = logits.shape();
+    shape.back() = hidden.shape(0);
+    logits =
+        mx::put_along_axis(logits, mx::broadcast_to(hidden, shape), lowest, -1);
+  }
   return logits;
-}
-
-// Layers that read others' keys need caches to read them from.
-PromptCache Decoder::with_shared_caches(const PromptCache& cache) const {
-  const bool shares = std::ranges::any_of(spec_.layers, [](const auto& layer) {
-    return layer.keys_of >= 0 || layer.also_reads >= 0;
-  });
-  return cache.empty() && shares ? make_cache(0) : cache;
-}
-
-Decoder::Caches Decoder::caches_of(int layer, const PromptCache& cache) const {
-  if (cache.empty() || cache_index_[layer] < 0) return {};
-  const int other = spec_.layers[layer].also_reads;
-  return {cache[cache_index_[layer]].get(),
-          other < 0 ? nullptr : cache[cache_index_[other]].get()};
 }
 
 mx::array Decoder::forward(const mx::array& tokens,
@@ -383,17 +414,16 @@ mx::array Decoder::logits_of(const mx::array& h,
 
 mx::array Decoder::run_layers(
     const mx::array& tokens,
-    const PromptCache& given_cache,
+    const PromptCache& cache,
     const std::optional<mx::array>& input_embeddings) {
-  const auto cache = with_shared_caches(given_cache);
   if (!cache.empty() && static_cast<int>(cache.size()) != num_caches_) {
     throw Error(ErrorKind::argument,
                 "the prompt cache has " + std::to_string(cache.size()) +
                     " layers, the model " + std::to_string(num_caches_));
   }
-  auto h =
-      input_embeddings ? mx::astype(*input_embeddings, dtype_) : embed(tokens);
-  Pass pass{.runs = runs_of(cache, h.shape(1))};
+  auto h = input_embeddings ? mx::astype(*input_embeddings, dtype_)
+                            : embed_after(tokens, cache);
+  Pass pass{.runs = runs_of(cache, h.shape(1)), .caches = layer_caches(cache)};
   h = first_state(h, pass.runs);
   std::vector<mx::array> side_inputs;  // [B, L, P] for each layer
   if (per_layer_inputs_) {
@@ -402,14 +432,17 @@ mx::array Decoder::run_layers(
   }
   const auto first = h;
   if (spec_.altup) h = nn::split_streams(h, altup_in_);
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
+  for (int i = 0; i < static_cast<int>(layers_.size()); ++i) {
     const auto& layer = layers_[i];
-    const auto caches = caches_of(static_cast<int>(i), cache);
+    const Caches caches{pass.cache_of(i),
+                        pass.cache_of(spec_.layers[i].also_reads)};
     if (layer.altup) {
       h = run_streams(layer, h, side_inputs[i], caches, pass);
       continue;
     }
+    const auto shortcut = std::exchange(pass.shortcut, std::nullopt);
     h = run(layer, h, caches, pass);
+    if (shortcut) h = mx::add(h, *shortcut);
     if (layer.per_layer_gate) {
       h = mx::add(h, (*layer.per_layer_gate)(h, side_inputs[i]));
     }
@@ -420,32 +453,6 @@ mx::array Decoder::run_layers(
     if (spec_.layers[i].norm_after) h = kernels::table().norm(h, *norm_);
   }
   return spec_.altup ? nn::join_streams(h, altup_out_) : h;
-}
-
-CachePtr Decoder::make_layer_cache(const LayerSpec& layer,
-                                   int max_kv_size) const {
-  if (layer.rotating_cache) return make_rotating_cache(layer.window_tokens);
-  if (layer.chunk_tokens > 0) return make_chunked_cache(layer.chunk_tokens);
-  if (spec_.latent && spec_.latent->index.num_heads > 0) {
-    return make_cache_list({make_kv_cache(), make_kv_cache()});
-  }
-  if (max_kv_size > 0 && !spec_.own_caches) {
-    return make_rotating_cache(max_kv_size, 4);
-  }
-  return make_kv_cache();
-}
-
-PromptCache Decoder::make_cache(int max_kv_size) const {
-  PromptCache cache;
-  cache.reserve(spec_.layers.size());
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const auto& layer = spec_.layers[i];
-    if (layer.keys_of >= 0 || layer.mixer == kNoMixer) continue;
-    auto* mixer = std::get_if<MixerPtr>(&layers_[i].mixer);
-    cache.push_back(mixer != nullptr ? (*mixer)->make_cache()
-                                     : make_layer_cache(layer, max_kv_size));
-  }
-  return cache;
 }
 
 bool Decoder::depends_on_chunks() const {

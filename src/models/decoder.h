@@ -7,6 +7,7 @@
 
 #include "models/draft_head.h"
 #include "models/layer.h"
+#include "nn/ngram_embedding.h"
 
 namespace mlxlm {
 
@@ -59,24 +60,35 @@ class Decoder : public Model {
                     const LoadOptions& options);
   void prepare_weights();
   using TokenRuns = std::vector<kernels::TokenRun>;
+  mx::array embed_after(const mx::array& tokens,
+                        const PromptCache& cache) const;
   mx::array first_state(mx::array embeddings, const TokenRuns& runs) const;
   // tokens [B, L] -> what the last layer leaves, [B, L, D].
   mx::array run_layers(const mx::array& tokens,
                        const PromptCache& cache,
                        const std::optional<mx::array>& input_embeddings);
   void bind_side_inputs(WeightBinder& weights);
+  void bind_ngrams(WeightBinder& weights, const NgramSpec& ngram);
   void repeat_layers();
-  PromptCache with_shared_caches(const PromptCache& cache) const;
-  // The layer's own cache and the other that it reads; null: none.
-  struct Caches {
-    Cache* own = nullptr;
-    Cache* other = nullptr;
-  };
-  Caches caches_of(int layer, const PromptCache& cache) const;
+  void index_caches();
+  std::vector<CachePtr> layer_caches(const PromptCache& cache) const;
   // A pass over the tokens of some runs, of which each row has one.
   struct Pass {
     TokenRuns runs;
     std::optional<mx::array> shared;  // nn::MixerInput's
+    // That each layer appends to or, without keys, reads; empty or null: none.
+    std::vector<CachePtr> caches;
+    std::optional<nn::ProjectedKeys> projected;  // of the latest that did so
+    std::optional<mx::array> shortcut;           // the next layer adds it
+
+    Cache* cache_of(int layer) const {
+      return caches.empty() || layer < 0 ? nullptr : caches[layer].get();
+    }
+  };
+  // The layer's own cache and the other that it reads; null: none.
+  struct Caches {
+    Cache* own = nullptr;
+    Cache* other = nullptr;
   };
   mx::array mix(const Layer& layer,
                 const mx::array& x,
@@ -99,12 +111,14 @@ class Decoder : public Model {
   kernels::Linear embedding_;
   std::optional<kernels::Linear> positions_;
   std::optional<nn::PerLayerInputs> per_layer_inputs_;
+  std::optional<nn::NgramEmbedding> ngram_embedding_;
   std::vector<kernels::Linear> altup_in_, altup_out_;
   std::vector<Layer> layers_;
   // Of each layer: which entry of the prompt cache is its own, or that of the
   // layer whose keys it reads; -1: none.
   std::vector<int> cache_index_;
   int num_caches_ = 0;
+  bool passes_keys_on_ = false;  // LayerSpec::projects_no_keys of any layer
   std::optional<kernels::Norm> norm_;
   std::optional<kernels::Linear> own_head_;  // none: the embedding's
   std::unique_ptr<DecoderDraftHead> draft_head_;

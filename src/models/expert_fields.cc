@@ -116,7 +116,8 @@ void stack_layers(Checkpoint& checkpoint,
                   const ArchSpec& spec,
                   const ExpertParts& parts) {
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    const auto& experts = spec.layers[i].experts;
+    const auto& layer = spec.layers[i];
+    const auto& experts = layer.experts ? layer.experts : layer.shortcut;
     if (!experts) continue;
     const auto block = spec.layer_path(static_cast<int>(i)) + spec.names.mlp;
     stack_experts(checkpoint,

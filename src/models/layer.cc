@@ -6,6 +6,7 @@
 
 #include "models/latent_layer.h"
 #include "models/make_mixer.h"
+#include "models/stream_layer.h"
 #include "nn/linear.h"
 #include "nn/side_by_side.h"
 
@@ -37,9 +38,14 @@ class LayerMaker {
     if (!names_.scalar.empty()) {
       layer.scalar = weights_.tensor(path_ + names_.scalar, {1});
     }
+    if (layer_.shortcut) {
+      layer.shortcut = make_experts(path_ + "mlp.", *layer_.shortcut);
+    }
     add_gains(layer);
-    if (spec_.per_layer_input) layer.per_layer_gate = make_per_layer_gate();
-    if (spec_.altup) add_altup(layer, *spec_.altup);
+    if (spec_.per_layer_input) {
+      layer.per_layer_gate = make_per_layer_gate(spec_, weights_, path_);
+    }
+    if (spec_.altup) add_altup(layer, spec_, weights_, path_);
     return layer;
   }
 
@@ -73,6 +79,11 @@ class LayerMaker {
     const auto path = below(path_, names_.mlp);
     if (layer_.experts) {
       layer.mlp = make_experts(path, *layer_.experts);
+    } else if (layer_.linear_mlp) {
+      layer.mlp = weights_.linear(path + "linear",
+                                  spec_.hidden_size,
+                                  spec_.hidden_size,
+                                  spec_.mlp_bias);
     } else {
       layer.mlp = make_mlp(
           path, or_else(layer_.intermediate_size, spec_.intermediate_size));
@@ -119,7 +130,9 @@ class LayerMaker {
       return weights_.linear(
           path + name, size, spec_.hidden_size, spec_.qkv_bias);
     };
-    if (layer_.keys_of >= 0) return {projection(names_.q, sizes[0])};
+    if (layer_.keys_of >= 0 || layer_.projects_no_keys) {
+      return {projection(names_.q, sizes[0])};
+    }
     if (spec_.output_gate == OutputGate::in_queries) {
       const int each[] = {heads.head, heads.head};
       auto queries = nn::split_row_groups(
@@ -163,7 +176,7 @@ class LayerMaker {
       }
     };
     attention.q_norm = make(names_.q_norm, attention.num_heads);
-    if (attention.k) {
+    if (attention.k || layer_.projects_no_keys) {
       attention.k_norm = make(names_.k_norm, attention.num_kv_heads);
     }
     attention.norm_after_rope = spec_.qk_norm_after_rope;
@@ -205,40 +218,23 @@ class LayerMaker {
             weights_.tensor(path + "bias", {heads.num_heads})};
   }
 
-  kernels::Linear linear(const std::string& name, int outputs, int inputs) {
-    return weights_.linear(path_ + name, outputs, inputs);
-  }
-
-  nn::PerLayerGate make_per_layer_gate() {
-    const int size = spec_.per_layer_input->size;
-    return {linear("per_layer_input_gate", size, spec_.hidden_size),
-            linear("per_layer_projection", spec_.hidden_size, size),
-            *norm("post_per_layer_input_norm", spec_.norm)};
-  }
-
-  void add_altup(Layer& layer, const AltUpSpec& altup) {
-    const int n = altup.num_streams;
+  nn::BlockIndex make_block_index(const std::string& path,
+                                  const BlockIndexSpec& index) {
     const int width = spec_.hidden_size;
-    auto clipped = [&](const std::string& name, int outputs) {
-      auto made = linear(name, outputs, n);
-      if (altup.max_coefficient > 0 && !made.quantized()) {
-        const mx::array most(altup.max_coefficient, made.weight.dtype());
-        made.weight = mx::clip(made.weight, mx::negative(most), most);
-      }
-      return made;
+    auto norm = [&](const char* name) {
+      return weights_.norm(path + name, index.head_size, spec_.norm);
     };
-    layer.altup =
-        nn::AltUp{.router = linear("altup.modality_router", n, width),
-                  .prediction = clipped("altup.prediction_coefs", n * n),
-                  .correction = clipped("altup.correction_coefs", n),
-                  .router_norm = *norm("altup.router_norm", spec_.norm),
-                  .active = altup.active};
-    auto scale = weights_.tensor(path_ + "altup.correct_output_scale", {width});
-    if (altup.scale_output) layer.altup_output_scale = scale;
-    layer.laurel =
-        nn::Laurel{linear("laurel.linear_left", altup.laurel_rank, width),
-                   linear("laurel.linear_right", width, altup.laurel_rank),
-                   *norm("laurel.post_laurel_norm", spec_.norm)};
+    return {
+        .q = weights_.linear(
+            path + "index_q_proj", index.num_heads * index.head_size, width),
+        .k = weights_.linear(path + "index_k_proj", index.head_size, width),
+        .q_norm = norm("index_q_norm"),
+        .k_norm = norm("index_k_norm"),
+        .rope = &spec_.ropes[index.rope],
+        .num_heads = index.num_heads,
+        .block_tokens = index.block_tokens,
+        .num_blocks = index.num_blocks,
+        .num_local_blocks = index.num_local_blocks};
   }
 
   nn::Attention make_attention(const std::string& path) {
@@ -262,6 +258,7 @@ class LayerMaker {
         .spec = {.scale = spec_.attention_scale,
                  .window_tokens = layer_.window_tokens,
                  .softcap = spec_.attention_softcap}};
+    attention.blocks = layer_.blocks;
     if (attention.k) add_steps(attention, path);
     if (!names_.query_gain.empty()) {
       attention.query_gain = mx::reshape(
@@ -288,6 +285,9 @@ class LayerMaker {
                                        spec_.hidden_size,
                                        spec_.qkv_bias && spec_.gate_bias);
     }
+    if (layer_.block_index) {
+      attention.index = make_block_index(path, *layer_.block_index);
+    }
     if (!layer_.sinks.empty()) {
       attention.spec.sinks =
           weights_.tensor(path + layer_.sinks, {sizes.num_heads});
@@ -313,7 +313,11 @@ class LayerMaker {
         return projection(names_.up, hidden_size);
       }
       const int sizes[] = {hidden_size, hidden_size};
-      auto parts = nn::split_rows(projection(both, 2 * hidden_size), sizes);
+      const int turns[] = {1, 1};
+      const auto all = projection(both, 2 * hidden_size);
+      auto parts = spec_.interleaved_gate
+                       ? nn::split_row_groups(all, hidden_size, turns)
+                       : nn::split_rows(all, sizes);
       gate = parts[gate_first ? 0 : 1];
       return parts[gate_first ? 1 : 0];
     }();
@@ -457,7 +461,10 @@ void for_each_linear(Layer& layer,
     visit_all(mlp->linears());
   } else if (auto* experts = std::get_if<nn::Experts>(&layer.mlp)) {
     visit_all(experts->linears());
+  } else if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
+    visit(*linear);
   }
+  if (layer.shortcut) visit_all(layer.shortcut->linears());
   if (auto& gate = layer.per_layer_gate) {
     visit(gate->gate);
     visit(gate->projection);

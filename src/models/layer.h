@@ -26,7 +26,8 @@ struct Layer {
   // too.
   std::variant<std::monostate, nn::Attention, nn::LatentAttention, MixerPtr>
       mixer;
-  std::variant<std::monostate, nn::Mlp, nn::Experts> mlp;
+  std::variant<std::monostate, nn::Mlp, nn::Experts, kernels::Linear> mlp;
+  std::optional<nn::Experts> shortcut;  // LayerSpec::shortcut
   std::optional<nn::PerLayerGate> per_layer_gate;
   std::optional<mx::array> scalar;            // [1], multiplies what it answers
   std::optional<mx::array> first_state_gain;  // [1]

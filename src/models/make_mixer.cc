@@ -10,8 +10,10 @@
 
 #include "nn/conv_attention.h"
 #include "nn/delta_net.h"
+#include "nn/gated_conv.h"
 #include "nn/lightning_attention.h"
 #include "nn/linear.h"
+#include "nn/linear_mixer.h"
 #include "nn/mamba.h"
 #include "nn/mamba2.h"
 #include "nn/rg_lru.h"
@@ -46,6 +48,35 @@ struct Place {
         weights.linear(path + "in_proj", 3 * width(), width(), s.bias),
         weights.causal_conv(path + "conv", width(), s.num_taps, s.bias),
         weights.linear(path + "out_proj", width(), width(), s.bias));
+  }
+
+  std::shared_ptr<nn::Mixer> operator()(const LinearMixerSpec& s) const {
+    return std::make_shared<nn::LinearMixer>(
+        weights.linear(layer_path + s.name, width(), width(), s.bias));
+  }
+
+  std::shared_ptr<nn::Mixer> operator()(const GatedConvSpec& s) const {
+    const auto path = layer_path + s.name + ".";
+    const int head = spec.head_size;
+    const int queries = spec.num_heads * head;
+    const int keys = spec.num_kv_heads * head;
+    auto norm_of_head = [&](const char* name) {
+      return weights.norm(path + name, head, spec.norm);
+    };
+    auto conv = [&](const char* name) {
+      return weights.causal_conv(path + name, keys, s.num_taps, s.bias);
+    };
+    return std::make_shared<nn::GatedConv>(nn::GatedConvWeights{
+        .q = weights.linear(path + "q_proj", queries, width(), s.bias),
+        .k = weights.linear(path + "k_proj", keys, width(), s.bias),
+        .v = weights.linear(path + "v_proj", keys, width(), s.bias),
+        .q_norm = norm_of_head("q_norm"),
+        .k_norm = norm_of_head("k_norm"),
+        .k_conv = conv("key_conv"),
+        .v_conv = conv("value_conv"),
+        .o = weights.linear(path + "o_proj", width(), queries, s.bias),
+        .num_heads = spec.num_heads,
+        .num_kv_heads = spec.num_kv_heads});
   }
 
   // A layer, or two of rank `rank`, after each other.

@@ -107,6 +107,19 @@ struct ConvAttentionSpec {
   int rope = 0;           // index in ArchSpec::ropes
 };
 
+// Gear's gated convolutions of keys and values; heads as ArchSpec has them.
+struct GatedConvSpec {
+  std::string name = "local_mixer";
+  int num_taps = 0;
+  bool bias = false;
+};
+
+// A linear layer in place of attention.
+struct LinearMixerSpec {
+  std::string name = "self_attn.linear";
+  bool bias = false;
+};
+
 // Those of these indices in ArchSpec::mixers (or kAttention), added up.
 struct SideBySideSpec {
   std::vector<int> mixers;
@@ -120,6 +133,8 @@ using MixerSpec = std::variant<ShortConvSpec,
                                Rwkv7Spec,
                                LightningSpec,
                                ConvAttentionSpec,
+                               GatedConvSpec,
+                               LinearMixerSpec,
                                SideBySideSpec>;
 
 }  // namespace mlxlm

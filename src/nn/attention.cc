@@ -73,12 +73,17 @@ std::vector<kernels::Linear*> Attention::linears() {
   for (auto* each : {&k, &v, &gate}) {
     if (*each) all.push_back(&**each);
   }
+  if (index) {
+    for (auto* each : index->linears()) all.push_back(each);
+  }
   return all;
 }
 
-std::vector<mx::array> Attention::project(const mx::array& x,
-                                          const kernels::Norm* norm,
-                                          const Runs& runs) const {
+std::vector<mx::array> Attention::project(
+    const mx::array& x,
+    const kernels::Norm* norm,
+    const Runs& runs,
+    std::optional<ProjectedKeys>* projected) const {
   const auto& table = kernels::table();
   const kernels::Positions positions(runs);
   std::optional<kernels::Rope> turn;
@@ -88,25 +93,42 @@ std::vector<mx::array> Attention::project(const mx::array& x,
   const bool fused_norm = !each_head && !norm_after_rope;
   std::vector<HeadProjection> projections{
       {&q, num_heads, fused_norm ? pointer(q_norm) : nullptr, rope_now}};
-  if (k) {
-    projections.push_back(
-        {&*k, num_kv_heads, fused_norm ? pointer(k_norm) : nullptr, rope_now});
-    projections.push_back(
-        {v ? &*v : &*k, num_kv_heads, pointer(v_norm), nullptr});
+  const bool has_keys = k || projected != nullptr;
+  if (has_keys) {
+    projections.push_back({k ? &*k : nullptr,
+                           num_kv_heads,
+                           fused_norm ? pointer(k_norm) : nullptr,
+                           rope_now});
+    projections.push_back({v   ? &*v
+                           : k ? &*k
+                               : nullptr,
+                           num_kv_heads,
+                           pointer(v_norm),
+                           nullptr});
   }
   if (gate) projections.push_back({&*gate, num_heads, nullptr, nullptr});
 
-  if (each_head || clip > 0) {
+  std::vector<mx::array> made;
+  if (each_head || clip > 0 || projected != nullptr) {
     std::vector<const kernels::Linear*> linears;
-    for (const auto& p : projections) linears.push_back(p.linear);
-    auto made = table.norm_linear(x, norm, linears);
+    for (const auto& p : projections) {
+      if (p.linear != nullptr) linears.push_back(p.linear);
+    }
+    made = table.norm_linear(x, norm, linears);
+    if (projected != nullptr) {
+      if (k) {
+        *projected = ProjectedKeys{made[1], made[2]};
+      } else {
+        made.insert(made.begin() + 1, {(*projected)->k, (*projected)->v});
+      }
+    }
     if (clip > 0) {
       const mx::array limit(clip, x.dtype());
       for (auto& y : made) y = mx::clip(y, mx::negative(limit), limit);
     }
     if (each_head) {
       made[0] = norm_each_head(made[0], *q_norm);
-      if (k) made[1] = norm_each_head(made[1], *k_norm);
+      if (has_keys) made[1] = norm_each_head(made[1], *k_norm);
     }
     for (std::size_t i = 0; i < made.size(); ++i) {
       const auto& p = projections[i];
@@ -116,12 +138,12 @@ std::vector<mx::array> Attention::project(const mx::array& x,
                                 p.rope,
                                 positions);
     }
-    return made;
+  } else {
+    made = kernels::norm_heads(table, x, norm, projections, positions);
   }
-  auto made = kernels::norm_heads(table, x, norm, projections, positions);
   if (q_norm && norm_after_rope) {
     made[0] = table.norm(made[0], *q_norm);
-    if (k) made[1] = table.norm(made[1], *k_norm);
+    if (has_keys) made[1] = table.norm(made[1], *k_norm);
   }
   return made;
 }
@@ -129,10 +151,11 @@ std::vector<mx::array> Attention::project(const mx::array& x,
 mx::array Attention::attend(const mx::array& x,
                             const kernels::Norm* norm,
                             Cache* cache,
-                            Cache* other) const {
+                            Cache* other,
+                            std::optional<ProjectedKeys>* projected) const {
   auto runs = token_runs(cache, x.shape(1));
-  if (runs.size() > 1 && depends_on_length()) {
-    if (other != nullptr) {
+  if (runs.size() > 1 && row_by_row()) {
+    if (other != nullptr || projected != nullptr) {
       throw Error(ErrorKind::unsupported,
                   "layers that read each other's keys aren't batched with "
                   "positions that depend on the length");
@@ -142,10 +165,11 @@ mx::array Attention::attend(const mx::array& x,
     };
     return mx::swapaxes(each_row(x, cache, one), 1, 2);
   }
-  if (!k) {  // the other layer has read these tokens already
+  const bool reads_again = !k && projected == nullptr;
+  if (reads_again) {  // the other layer has read these tokens already
     for (auto& run : runs) run.offset -= run.num_tokens;
   }
-  auto made = project(x, norm, runs);
+  auto made = project(x, norm, runs, projected);
   made[0] = query_scale(made[0], runs[0].offset);
   if (query_gain) made[0] = mx::multiply(made[0], *query_gain);
   if (alternating_heads) {
@@ -156,10 +180,18 @@ mx::array Attention::attend(const mx::array& x,
   if (value_factor != 1.0f) {
     made[2] = mx::multiply(made[2], mx::array(value_factor, x.dtype()));
   }
+  auto how = spec;
+  if (index) {
+    auto* list = dynamic_cast<CacheList*>(cache);
+    const auto input = norm != nullptr ? kernels::table().norm(x, *norm) : x;
+    how.visible = (*index)(
+        input, num_heads, list != nullptr ? (*list)[1].get() : nullptr);
+    if (list != nullptr) cache = (*list)[0].get();
+  }
+  if (blocks) how.visible = (*blocks)(num_heads, x.shape(1), cache);
   auto heads = [&] {
-    if (!k) return cache->attend_again(made[0], spec);
-    if (cache != nullptr) return cache->attend(made[0], made[1], made[2], spec);
-    auto how = spec;
+    if (reads_again) return cache->attend_again(made[0], how);
+    if (cache != nullptr) return cache->attend(made[0], made[1], made[2], how);
     if (chunk_tokens > 0) how.visible = same_chunk(x.shape(1), chunk_tokens);
     return attend_without_cache(made[0], made[1], made[2], how);
   }();

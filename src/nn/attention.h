@@ -7,6 +7,8 @@
 #include <mlxlm/cache.h>
 
 #include "kernels/seam.h"
+#include "nn/block_index.h"
+#include "nn/block_pattern.h"
 #include "nn/query_scale.h"
 #include "nn/rope.h"
 
@@ -32,12 +34,18 @@ struct MixGate {
                        const mx::array& second) const;
 };
 
+// Keys and values as they are projected, [B, L, Hkv * Dh], for layers that make
+// theirs of an earlier one's.
+struct ProjectedKeys {
+  mx::array k, v;
+};
+
 // What a gate's outputs go through before they multiply the heads' answers.
 enum class GateFunction { sigmoid, softplus };
 
 struct Attention {
   kernels::Linear q;
-  std::optional<kernels::Linear> k;  // none: another layer's keys and values
+  std::optional<kernels::Linear> k;  // none: another layer's
   std::optional<kernels::Linear> v;  // none: what k projects
   kernels::Linear o;
   // Of all numbers, of each head's, or (weight [H, Dh]) of each head's with
@@ -62,29 +70,36 @@ struct Attention {
   // Scalars: keys and values are rounded to so many of these, 8 bits.
   std::optional<mx::array> key_step, value_step;
   std::optional<MixGate> mix;
+  std::optional<BlockPattern> blocks;
+  // The cache is a list then, of attention's and this one's.
+  std::optional<BlockIndex> index;
   AttendSpec spec;
 
   // x [B, L, D], `norm` (may be null) comes first; `cache` null: x is all there
-  // is. Without k `cache` is the other layer's; `other` (may be null) is one
-  // that is read as well. Returns the heads' answers [B, H, L, Dv].
+  // is. Without k `cache` is the other layer's, unless `projected` (may be
+  // null) has what that one projected; with k it gets what this one does.
+  // `other` (may be null) is one that is read as well. Returns the heads'
+  // answers [B, H, L, Dv].
   mx::array attend(const mx::array& x,
                    const kernels::Norm* norm,
                    Cache* cache,
-                   Cache* other = nullptr) const;
+                   Cache* other = nullptr,
+                   std::optional<ProjectedKeys>* projected = nullptr) const;
 
   std::vector<kernels::Linear*> linears();
 
  private:
   using Runs = std::vector<kernels::TokenRun>;
 
-  // Queries, keys and values (with k) and outputs of the gate (with one):
-  // [B, H, L, Dh] each.
+  // Queries, keys and values (with k or `projected`) and outputs of the gate
+  // (with one): [B, H, L, Dh] each.
   std::vector<mx::array> project(const mx::array& x,
                                  const kernels::Norm* norm,
-                                 const Runs& runs) const;
+                                 const Runs& runs,
+                                 std::optional<ProjectedKeys>* projected) const;
   // Rows of different lengths have to be read one by one.
-  bool depends_on_length() const {
-    return (rope != nullptr && rope->depends_on_length()) ||
+  bool row_by_row() const {
+    return index || blocks || (rope != nullptr && rope->depends_on_length()) ||
            query_scale.depends_on_position();
   }
 };

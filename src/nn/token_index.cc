@@ -8,17 +8,14 @@
 #include "cache/attention_cache.h"
 
 namespace mlxlm::nn {
-namespace {
 
-// The keys of all tokens so far, [B, 1, T, Dh]. The cache's values stay zero,
-// as in the reference.
-mx::array all_keys(const mx::array& k, Cache* cache) {
-  if (cache == nullptr) return k;
+mx::array append_index_keys(const mx::array& keys,
+                            const mx::array& values,
+                            Cache* cache) {
+  if (cache == nullptr) return keys;
   auto& rows = dynamic_cast<AttentionCache&>(*cache);
-  return rows.update(k, mx::zeros_like(k)).keys.restored();
+  return rows.update(keys, values).keys.restored();
 }
-
-}  // namespace
 
 std::optional<mx::array> TokenIndex::operator()(const mx::array& x,
                                                 const mx::array& q_input,
@@ -29,8 +26,8 @@ std::optional<mx::array> TokenIndex::operator()(const mx::array& x,
   auto project = [&](const mx::array& from, const kernels::Linear& linear) {
     return table.linear_residual(from, linear, nullptr, nullptr, 1.0f);
   };
-  auto keys = all_keys(
-      table.norm_rope(project(x, k), 1, &k_norm, &turn, offset), cache);
+  auto new_keys = table.norm_rope(project(x, k), 1, &k_norm, &turn, offset);
+  auto keys = append_index_keys(new_keys, mx::zeros_like(new_keys), cache);
   const int num_keys = keys.shape(2);
   if (num_keys <= num_tokens) return std::nullopt;
 

@@ -34,4 +34,11 @@ struct TokenIndex {
                                       Cache* cache) const;
 };
 
+// Appends to an indexer's cache (null: there is nothing else) and returns the
+// keys of all tokens so far. keys [B, 1, L, Dh] -> [B, 1, T, Dh]. The values,
+// which nobody reads, are as the reference stores them.
+mx::array append_index_keys(const mx::array& keys,
+                            const mx::array& values,
+                            Cache* cache);
+
 }  // namespace mlxlm::nn

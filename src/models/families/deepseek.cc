@@ -89,6 +89,7 @@ void add_index(const ConfigReader& config, ArchSpec& spec, bool traditional) {
                        10000,
                        config.get_bool("indexer_rope_interleave", traditional),
                        2048));
+  for (auto& layer : spec.layers) layer.cache_list = 2;
   spec.own_caches = true;
 }
 
