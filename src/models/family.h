@@ -25,6 +25,7 @@ using PlaceDraftHead = DraftHeadSpec (*)(nlohmann::json& config,
 struct Family {
   std::string_view model_type;
   MakeSpec make_spec;
+  Traits traits = 0;                          // of the list of model types
   PlaceDraftHead place_draft_head = nullptr;  // it has none
 };
 
@@ -42,6 +43,7 @@ ArchSpec ernie4_5_spec(const ConfigReader&, Checkpoint&);
 ArchSpec exaone4_spec(const ConfigReader&, Checkpoint&);
 ArchSpec exaone_spec(const ConfigReader&, Checkpoint&);
 ArchSpec falcon_h1_spec(const ConfigReader&, Checkpoint&);
+ArchSpec gear_spec(const ConfigReader&, Checkpoint&);
 ArchSpec gemma2_spec(const ConfigReader&, Checkpoint&);
 ArchSpec gemma3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec gemma3_text_spec(const ConfigReader&, Checkpoint&);
@@ -58,6 +60,7 @@ ArchSpec gptj_spec(const ConfigReader&, Checkpoint&);
 ArchSpec granite_spec(const ConfigReader&, Checkpoint&);
 ArchSpec granitemoehybrid_spec(const ConfigReader&, Checkpoint&);
 ArchSpec helium_spec(const ConfigReader&, Checkpoint&);
+ArchSpec hunyuan_spec(const ConfigReader&, Checkpoint&);
 ArchSpec hunyuan_v1_dense_spec(const ConfigReader&, Checkpoint&);
 ArchSpec internlm2_spec(const ConfigReader&, Checkpoint&);
 ArchSpec internlm3_spec(const ConfigReader&, Checkpoint&);
@@ -79,6 +82,7 @@ ArchSpec mixtral_spec(const ConfigReader&, Checkpoint&);
 ArchSpec muse_glimmer_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nanbeige_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nanochat_spec(const ConfigReader&, Checkpoint&);
+ArchSpec nemotron_nas_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nemotron_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nemotron_h_spec(const ConfigReader&, Checkpoint&);
 ArchSpec olmo2_spec(const ConfigReader&, Checkpoint&);
@@ -87,6 +91,7 @@ ArchSpec olmo_spec(const ConfigReader&, Checkpoint&);
 ArchSpec olmo_hybrid_spec(const ConfigReader&, Checkpoint&);
 ArchSpec openelm_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phi3_spec(const ConfigReader&, Checkpoint&);
+ArchSpec phi3small_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phi_spec(const ConfigReader&, Checkpoint&);
 ArchSpec pixtral_spec(const ConfigReader&, Checkpoint&);
 ArchSpec plamo2_spec(const ConfigReader&, Checkpoint&);
@@ -123,7 +128,10 @@ ArchSpec minicpm3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec olmoe_spec(const ConfigReader&, Checkpoint&);
 ArchSpec granitemoe_spec(const ConfigReader&, Checkpoint&);
 ArchSpec ernie4_5_moe_spec(const ConfigReader&, Checkpoint&);
+ArchSpec longcat_flash_ngram_spec(const ConfigReader&, Checkpoint&);
+ArchSpec longcat_flash_spec(const ConfigReader&, Checkpoint&);
 ArchSpec mellum_spec(const ConfigReader&, Checkpoint&);
+ArchSpec minimax_m3_vl_spec(const ConfigReader&, Checkpoint&);
 ArchSpec minimax_spec(const ConfigReader&, Checkpoint&);
 ArchSpec klear_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phimoe_spec(const ConfigReader&, Checkpoint&);

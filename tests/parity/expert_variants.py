@@ -169,6 +169,35 @@ VARIANTS = {
     "llama4_text": [
         {"tie_word_embeddings": True, "use_qk_norm": False, "no_rope_layers": [0, 1, 0, 1]},
     ],
+    "hunyuan": [
+        {
+            "attention_bias": True,
+            "use_qk_norm": False,
+            "use_cla": False,
+            "use_mixed_mlp_moe": True,
+            "num_shared_expert": [1, 2, 1, 1],
+            "moe_topk": [2, 1, 3, 2],
+            "moe_intermediate_size": [64, 32, 64, 32],
+        },
+        {"num_experts": 1, "cla_share_factor": 3},
+    ],
+    "longcat_flash": [
+        {
+            "attention_bias": True,
+            "norm_topk_prob": True,
+            "router_bias": True,
+            "moe_topk": 3,
+            "rope_scaling": dict(YARN, mscale=1.2, mscale_all_dim=0.7),
+        },
+    ],
+    "longcat_flash_ngram": [
+        {
+            "emb_neighbor_num": 3,
+            "emb_split_num": 2,
+            "ngram_vocab_size_ratio": 5,
+            "zero_expert_num": 1,
+        }
+    ],
     "mellum": [
         {
             "tie_word_embeddings": True,
@@ -211,6 +240,27 @@ VARIANTS = {
     "minimax": [
         {"use_qk_norm": False, "tie_word_embeddings": True, "head_dim": None},
         {"num_experts_per_tok": 3, "rotary_dim": 16},
+    ],
+    "minimax_m3_vl": [
+        {
+            "text_config": {
+                "use_gemma_norm": False,
+                "use_qk_norm": False,
+                "tie_word_embeddings": True,
+                "rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 1.0},
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+                "layer_types": ["minimax_sparse", "full_attention", "minimax_sparse"],
+                "sparse_attention_config": None,
+                "index_n_heads": 1,
+                "index_head_dim": 8,
+                "index_block_size": 3,
+                "index_topk_blocks": 3,
+                "index_local_blocks": 2,
+                "swiglu_limit": 1.5,
+                "num_experts_per_tok": 3,
+            }
+        },
+        {"text_config": {"sparse_attention_config": None, "moe_layer_freq": None}},
     ],
     "minimax_m2": [{"num_local_experts": 6}],
     "mistral4": [
@@ -277,13 +327,17 @@ HF_LAYOUT = (
     "glm_moe_dsa",
     "gpt_oss",
     "granitemoe",
+    "hunyuan",
     "kimi_k25",
     "kimi_vl",
     "laguna",
     "llama4",
+    "longcat_flash",
+    "longcat_flash_ngram",
     "mellum",
     "mimo_v2_flash",
     "minimax",
+    "minimax_m3_vl",
     "mistral4",
     "olmoe",
     "phimoe",

@@ -10,6 +10,7 @@ FOLDER/models/SKIPPED says why there is nothing, and the tests skip.
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -117,6 +118,9 @@ VARIANTS = {
         {"text_config": {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": 8}},
         {"text_config": ONE_KV_HEAD | {"rope_scaling": {"type": "linear", "factor": 3.0}}},
     ],
+    "phi3small": [
+        ONE_KV_HEAD | {"dense_attention_every_n_layers": 1, "gegelu_limit": 0.5, "mup_use_scaling": False, "rope_position_scale": 0.5, "mup_embedding_multiplier": 3.0, "blocksparse_vert_stride": 3}
+    ],
     "phi3": [
         TIED
         | {
@@ -182,8 +186,8 @@ VARIANTS = {
     "exaone": [UNTIED | BIASES | ONE_KV_HEAD | {"head_dim": None, "rope_scaling": YARN}],
     "exaone4": [TIED | {"sliding_window": 6, "sliding_window_pattern": "LG", "num_hidden_layers": 3}],
     "gemma3n": [{"text_config": ONE_KV_HEAD | {"altup_num_inputs": 3, "altup_active_idx": 1, "altup_coef_clip": 0.5, "altup_correct_scale": False, "vocab_size_per_layer_input": 48, "intermediate_size": [96, 64, 96, 128]}}],
-    "gemma4": [{"text_config": UNTIED | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}}, {"text_config": {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48}}],
-    "gemma4_text": [{"num_kv_shared_layers": 1, "use_double_wide_mlp": False, "layer_types": ["full_attention", "sliding_attention"] * 2, "rope_parameters": {"full_attention": {"rope_theta": 5000.0}}}, {"num_kv_shared_layers": 0, "global_head_dim": 0, "rope_traditional": True}],
+    "gemma4": [{"text_config": UNTIED | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}}],
+    "gemma4_text": [{"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48}, {"num_kv_shared_layers": 1, "use_double_wide_mlp": False, "layer_types": ["full_attention", "sliding_attention"] * 2, "rope_parameters": {"full_attention": {"rope_theta": 5000.0}}}, {"num_kv_shared_layers": 0, "global_head_dim": 0, "rope_traditional": True}],
     "gemma4_unified": [],
     "glm": [UNTIED | ONE_KV_HEAD | {"attention_bias": True, "head_dim": 24}],
     "gpt2": [{"n_head": 2, "layer_norm_epsilon": 1e-3}],
@@ -204,9 +208,21 @@ VARIANTS = {
     "muse_glimmer": [TIED | {"layer_rope_theta": [0, 1.0, 1.0, 0], "post_norm_eps": None, "head_dim": 32}, ONE_KV_HEAD | {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}],
     "nanbeige": [{"num_loops": 3}, TIED | BIASES | {"loop_loss_weights": [0.5], "skip_loop_final_norm": True, "head_dim": 24}],
     "nanochat": [{"num_key_value_heads": 2, "rope_theta": 500.0, "num_hidden_layers": 3}],
+    "nemotron-nas": [
+        TIED | BIASES | {
+            "hidden_act": "gelu_new",
+            "rope_scaling": dict(LLAMA3, rope_type="llama3"),
+            "block_configs": [
+                {"attention": {"replace_with_linear": True}, "ffn": {"no_op": True}},
+                {"attention": {"n_heads_in_group": 1}, "ffn": {"ffn_mult": 4.1}},
+                {"attention": {"no_op": True}, "ffn": {"replace_with_linear": True}},
+                {"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 0.7}},
+            ],
+        }
+    ],
     "nemotron": [TIED | BIASES | {"head_dim": 24, "partial_rotary_factor": 1.0, "rope_scaling": None}, ONE_KV_HEAD | {"rope_scaling": {"type": "linear", "factor": 2.5}}],
     "olmo": [{"mlp_hidden_size": 128, "embedding_size": 104, "rope_traditional": True, "n_heads": 2}],
-    "olmo3": [TIED | {"attention_bias": True, "num_key_value_heads": None, "rope_scaling": YARN, "head_dim": 24}],
+    "olmo3": [TIED | {"layer_types": ["full_attention", "sliding_attention"] * 2, "attention_bias": True, "num_key_value_heads": None, "rope_scaling": YARN, "head_dim": 24}],
     "openelm": [{"share_input_output_layers": False, "normalize_qk_projections": False, "num_query_heads": [2, 6], "num_kv_heads": [1, 3], "ffn_multipliers": [0.6, 2.3]}],
     "phi": [ONE_KV_HEAD | {"partial_rotary_factor": 1.0, "num_hidden_layers": 3}],
     "pixtral": [{"text_config": {"num_attention_heads": None, "head_dim": 8, "num_key_value_heads": 8}}],
@@ -237,6 +253,7 @@ HF_LAYOUT = (
 ) + expert_variants.HF_LAYOUT + recurrent_variants.HF_LAYOUT
 
 EVERYWHERE = [("affine", 4, 32), ("affine", 8, 64)]
+SLOW = ("phi3small",)  # in the reference
 NOT_QUANTIZED = ("afm7",)  # the reference can't
 # Further formats: bits, group sizes and modes are spread over the families.
 QUANTIZED = {
@@ -384,6 +401,9 @@ def corrected(module_name):
                 return out[0] if isinstance(out, tuple) else out
 
         module.Model = Model
+    elif module_name == "phi3small":
+        module.create_attention_mask = additive(make_mask)
+        module.Attention._block_sparse_mask = blocks_by_position
     elif module_name == "gemma3n":
 
         class Model(module.Model):
@@ -403,6 +423,20 @@ def corrected(module_name):
     finally:
         for name, value in kept.items():
             setattr(module, name, value)
+
+
+def blocks_by_position(attention, q_len, kv_len):
+    """phi3small's mask where queries begin anywhere in a block."""
+    import mlx.core as mx
+
+    size = attention.blocksparse_block_size
+    queries = (mx.arange(kv_len - q_len, kv_len) // size)[None, :, None]
+    keys = (mx.arange(kv_len) // size)[None, None]
+    heads = mx.arange(1, attention.n_heads + 1)[:, None, None]
+    near = queries - keys < attention.blocksparse_num_local_blocks
+    mask = near | ((keys + heads) % attention.blocksparse_vert_stride == 0)
+    mask = mask.reshape(attention.n_kv_heads, attention.n_q_per_kv, q_len, kv_len)
+    return None, mask
 
 
 def additive(make_mask):
@@ -427,7 +461,8 @@ def cases(family, config):
         yield "hf", config, {"hf_layout": True}
     # 8 bits take the ways of 4: the dense families show it.
     special = expert_variants.VARIANTS | recurrent_variants.VARIANTS
-    everywhere = EVERYWHERE[:1] if family in special else EVERYWHERE
+    short = family in special or family in SLOW
+    everywhere = EVERYWHERE[:1] if short else EVERYWHERE
     everywhere = [] if family in NOT_QUANTIZED else everywhere
     for mode, bits, group in everywhere + QUANTIZED.get(family, []):
         options = {"quantize": bits, "group_size": group, "mode": mode}
@@ -436,6 +471,36 @@ def cases(family, config):
         if name == family:
             variant = f"{dtype}_{bits}" if bits else dtype
             yield variant, config, {"dtype": dtype, "quantize": bits}
+
+
+def described(arguments_class):
+    """What the reference's arguments have besides what a configuration gives:
+    the default of every field, null where it has none."""
+    defaults = {}
+    for field in dataclasses.fields(arguments_class):
+        value = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        try:
+            json.dumps(value)
+        except TypeError:
+            value = None
+        defaults[field.name] = value
+    return defaults
+
+
+def write_arguments(oracle, family, config, folder):
+    """The fields of the reference's ModelArgs, and of those inside: a test checks
+    that all of them are read."""
+    module = importlib.import_module(f"mlx_lm.models.{oracle.model_file(config)}")
+    defaults = described(module.ModelArgs)
+    inner = getattr(module, "TextConfig", None) or getattr(module, "TextArgs", None)
+    if inner and "text_config" in config:
+        defaults["text_config"] = described(inner)
+    elif "text_config" in config and "text_config" not in defaults:
+        defaults = {"text_config": defaults}  # the fields may be in either
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{family}.json").write_text(json.dumps(defaults))
 
 
 def make_family(oracle, runs, family, config, folder):
@@ -511,6 +576,7 @@ def main():
             continue
         config = oracle.strip_comments(oracle.read_json(path.parent / f"configs/{family}.json"))
         failed += make_family(oracle, runs, family, config, models)
+        write_arguments(oracle, family, config, arguments.folder / "arguments")
     for line in failed:
         print("failed:", line)
     if not arguments.no_pieces:

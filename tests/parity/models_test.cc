@@ -12,11 +12,13 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
+#include <mlxlm/cache.h>
 #include <mlxlm/model.h>
 
 #include "kernels/seam.h"
 #include "tests/parity/batch_check.h"
 #include "tests/parity/expectation.h"
+#include "tests/support/temporary_folder.h"
 
 namespace mlxlm::parity {
 namespace {
@@ -136,6 +138,21 @@ mx::array step_from_their_codes(Model& model,
   return mx::squeeze(mx::subtract(logits, mx::logsumexp(logits, -1, true)), 0);
 }
 
+// A cache that was saved and loaded goes on as the one it was saved from.
+void check_saved(Model& model, std::vector<int> tokens) {
+  const int last = tokens.back();
+  tokens.pop_back();
+  auto cache = model.make_cache();
+  forward(model, tokens, cache);
+  const TemporaryFolder folder;
+  const auto path = (folder.path() / "cache.safetensors").string();
+  save_prompt_cache(path, cache);
+  const auto saved = load_prompt_cache(path).first;
+  EXPECT_TRUE(mx::array_equal(forward(model, {last}, saved),
+                              forward(model, {last}, cache))
+                  .item<bool>());
+}
+
 void check_model(const fs::path& folder) {
   SCOPED_TRACE(folder.string());
   const Expectation expected(folder);
@@ -165,6 +182,7 @@ void check_model(const fs::path& folder) {
       EXPECT_TRUE(expected.near("rot_last_logprobs", run.logprobs.back()));
     }
   }
+  if (folder.filename() == "visible") check_saved(*model, tokens);
   check_batch(model, tokens);
 }
 
@@ -214,6 +232,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "exaone_moe",
                                          "falcon_h1",
                                          "falcon_mamba",
+                                         "gear",
                                          "gemma",
                                          "gemma2",
                                          "gemma3",
@@ -236,6 +255,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "granitemoe",
                                          "granitemoehybrid",
                                          "helium",
+                                         "hunyuan",
                                          "hunyuan_v1_dense",
                                          "internlm2",
                                          "internlm3",
@@ -255,6 +275,8 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "llama4",
                                          "llama4_text",
                                          "llava",
+                                         "longcat_flash",
+                                         "longcat_flash_ngram",
                                          "mamba",
                                          "mamba2",
                                          "mellum",
@@ -266,6 +288,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "minimax_m2",
                                          "ministral3",
                                          "mistral",
+                                         "minimax_m3_vl",
                                          "mistral3",
                                          "mistral4",
                                          "mixtral",
@@ -273,6 +296,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "nanbeige",
                                          "nanochat",
                                          "nemotron",
+                                         "nemotron-nas",
                                          "nemotron_h",
                                          "olmo",
                                          "olmo2",
@@ -283,6 +307,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                          "phi",
                                          "phi-msft",
                                          "phi3",
+                                         "phi3small",
                                          "phimoe",
                                          "phixtral",
                                          "pixtral",

@@ -57,6 +57,20 @@ VARIANTS = {
             "tie_word_embeddings": True,
         },
     ],
+    "gear": [
+        {
+            "hidden_activation": "silu",
+            "attention_bias": True,
+            "query_pre_attn_scalar": 40.0,
+            "attn_logit_softcapping": 8.0,
+            "final_logit_softcapping": 12.0,
+            "rope_local_base_freq": 500.0,
+            "rope_scaling": {"type": "linear", "factor": 2.5},
+            "tie_word_embeddings": False,
+            "conv_L_cache": 4,
+            "layer_types": ["conv_mixer", "full_attention", "sliding_attention"],
+        }
+    ],
     "falcon_h1": [
         {"mamba_rms_norm": True, "mamba_n_groups": 2, "rope_traditional": True},
         {
@@ -248,6 +262,7 @@ HF_LAYOUT = (
     "bailing_hybrid",
     "bailing_moe_v3",
     "falcon_h1",
+    "gear",
     "jamba",
     "granitemoehybrid",
     "kimi_linear",

@@ -1,5 +1,5 @@
-// Plain attention with experts: olmoe, granitemoe, ernie4_5_moe, mellum,
-// minimax (minimax_m2), klear, phimoe.
+// Plain attention with experts: olmoe, granitemoe, ernie4_5_moe, mellum, klear,
+// phimoe.
 #include <algorithm>
 #include <map>
 
@@ -124,28 +124,6 @@ ArchSpec mellum_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   experts.router.normalize = config.require_bool("norm_topk_prob");
   use_experts(spec, experts);
   stack_layers(checkpoint, spec);
-  return spec;
-}
-
-ArchSpec minimax_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
-  spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  accept_only(config, "scoring_func", {"sigmoid"});
-  if (config.get_int("shared_intermediate_size", 0) > 0) {
-    config.fail("shared_intermediate_size", "0");
-  }
-  if (config.get_bool("use_qk_norm", true)) spec.qk_norm = QkNorm::over_heads;
-  spec.names.mlp = "block_sparse_moe";
-  const int rotated = config.require_int("rotary_dim", 2, spec.head_size);
-  spec.ropes = {read_plain_rope(config, rotated, 0)};
-  auto experts = read_experts(
-      config,
-      {.count = "num_local_experts", .hidden_size = "intermediate_size"});
-  experts.router.score = nn::RouterScore::sigmoid;
-  experts.router.normalize = true;
-  experts.names.selection_bias = "e_score_correction_bias";
-  use_experts(spec, experts);
-  stack_layers(checkpoint, spec, kNumberedParts);
   return spec;
 }
 

@@ -1,4 +1,6 @@
-// phi, phi3: partial rotary positions.
+// phi, phi3: partial rotary positions; phi3small: attention to blocks.
+#include <algorithm>
+
 #include <mlxlm/error.h>
 
 #include "core/log.h"
@@ -78,6 +80,69 @@ ArchSpec phi3_spec(const ConfigReader& config, Checkpoint&) {
   spec.ropes = {
       phi3_rope(config, rotated_dimensions(config, spec.head_size, share))};
   if (spec.context_tokens == 0) spec.context_tokens = 131072;
+  return spec;
+}
+
+ArchSpec phi3small_spec(const ConfigReader& config, Checkpoint&) {
+  auto spec =
+      read_sizes(config,
+                 KvHeads::required,
+                 HeadSize::from_width,
+                 {.eps_name = "layer_norm_epsilon",
+                  .names = {.intermediate_size = "ff_intermediate_size"}});
+  use_layer_norm(spec);
+  spec.tied_head = true;
+  spec.norm_name = "final_layernorm";
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
+  spec.qkv_layout = QkvLayout::by_key_head;
+  spec.names.qkv = "query_key_value";
+  spec.names.o = "dense";
+  spec.names.gate_up = "up_proj";
+  spec.interleaved_gate = true;
+  spec.activation = kernels::Activation::gelu_fast;
+  auto factor = [&](const char* key, double fallback) {
+    return static_cast<float>(config.get_float(key, fallback));
+  };
+  const float attention = factor("mup_attn_multiplier", 1);
+  if (config.get_bool("mup_use_scaling", true)) {
+    spec.attention_scale = attention / static_cast<float>(spec.head_size);
+  }
+  // 0 turns these two off.
+  const float embedding = factor("mup_embedding_multiplier", 10);
+  const float width = factor("mup_width_multiplier", 8);
+  if (embedding != 0) spec.embedding_scale = embedding;
+  if (width != 0) spec.logit_scale = 1 / width;
+
+  const double theta = config.get_float("rope_embedding_base", 1e6);
+  if (theta <= 0) config.fail("rope_embedding_base", "over 0");
+  spec.ropes = {
+      nn::Rope(kernels::Rope{.dimensions = spec.head_size,
+                             .base = static_cast<float>(theta),
+                             .scale = factor("rope_position_scale", 1)})};
+
+  const nn::BlockPattern blocks{
+      .block_tokens = config.get_int("blocksparse_block_size", 64, 32, 64),
+      .num_local_blocks =
+          config.get_int("blocksparse_num_local_blocks", 16, 1, 1 << 16),
+      .stride = config.get_int("blocksparse_vert_stride", 8, 1)};
+  if (blocks.block_tokens != 32 && blocks.block_tokens != 64) {
+    config.fail("blocksparse_block_size", "32 or 64");
+  }
+  const auto limit = static_cast<float>(config.require_float("gegelu_limit"));
+  if (!(limit > 0)) config.fail("gegelu_limit", "over 0");
+  const int period = config.require_int("dense_attention_every_n_layers", 1);
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    auto& layer = spec.layers[i];
+    layer.clamp = {.gate_max = limit, .up_limit = limit, .up_offset = 1};
+    if (i % period == 0) layer.blocks = blocks;
+  }
+  // Not in use, and not trained, in the published vocabulary.
+  for (int id : {100256, 100258, 100259, 100260, 100264, 100265}) {
+    if (id < spec.vocabulary_size) spec.hidden_tokens.push_back(id);
+  }
+  for (int id = 100267; id < std::min(100352, spec.vocabulary_size); ++id) {
+    spec.hidden_tokens.push_back(id);
+  }
   return spec;
 }
 

@@ -1,5 +1,5 @@
 // Architectures that differ from llama in a few places each: apertus, granite,
-// hunyuan_v1_dense, lille-130m, minicpm, nanochat, stablelm, starcoder2.
+// lille-130m, minicpm, nanochat, stablelm, starcoder2.
 #include <algorithm>
 #include <cmath>
 
@@ -42,31 +42,6 @@ ArchSpec granite_spec(const ConfigReader& config, Checkpoint&) {
                        0,
                        false,
                        config.require_int("max_position_embeddings", 1))};
-  return spec;
-}
-
-ArchSpec hunyuan_v1_dense_spec(const ConfigReader& config, Checkpoint&) {
-  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
-  spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  if (config.get_bool("use_qk_norm", true)) spec.qk_norm = QkNorm::per_head;
-  spec.qk_norm_after_rope = true;
-  spec.names.q_norm = "query_layernorm";
-  spec.names.k_norm = "key_layernorm";
-  double base = read_rope_theta(config, 10000);
-  if (const auto scaling = config.find_object("rope_scaling");
-      scaling && !scaling->raw().empty()) {
-    // Where there is an alpha, neither the type nor the factor counts.
-    scaling->require_string("type");
-    scaling->require_float("factor");
-    const double alpha = scaling->require_float("alpha");
-    if (alpha <= 0) scaling->fail("alpha", "a positive number");
-    const double dimensions = std::max(spec.head_size, 3);
-    base *= std::pow(alpha, dimensions / (dimensions - 2));
-  }
-  spec.ropes = {nn::make_rope({.dimensions = spec.head_size, .base = base},
-                              std::nullopt)};
-  if (spec.context_tokens == 0) spec.context_tokens = 32768;
   return spec;
 }
 
