@@ -50,6 +50,7 @@ class Program {
     add("score", "Give the log-probability of each token.", add_score);
     add("benchmark", "Measure a model's speed.", add_benchmark);
     add("info", "Describe a model.", add_info);
+    add("models", "List the model types.", add_models);
   }
 
   void run(const std::vector<std::string>& arguments) {

@@ -6,7 +6,7 @@
 
 #include "load/checkpoint.h"
 #include "load/config.h"
-#include "models/arch_spec.h"
+#include "models/traits.h"
 
 namespace mlxlm {
 

@@ -1,4 +1,9 @@
 // The command line itself: no model is needed.
+#include <fstream>
+#include <iterator>
+
+#include <nlohmann/json.hpp>
+
 #include "tests/cli/cli_fixture.h"
 
 namespace mlxlm {
@@ -22,6 +27,7 @@ TEST_F(CliUsage, HelpListsTheCommands) {
                            "score",
                            "benchmark",
                            "info",
+                           "models",
                            "Examples:",
                            "--version"}) {
     EXPECT_THAT(result.output, HasSubstr(word));
@@ -211,6 +217,19 @@ TEST_F(CliUsage, OptionsThatExcludeEachOther) {
       FailsWith(HasSubstr("one of --text, --file and --tokens"), kUsage));
   EXPECT_THAT(run({"info", "a", "--model", "b"}),
               FailsWith(HasSubstr("named twice"), kUsage));
+}
+
+TEST_F(CliUsage, ModelTypesAreThoseOfTheDocuments) {
+  const ProcessResult markdown = run({"models", "--markdown"});
+  std::ifstream file(MLXLM_SOURCE_FOLDER "/docs/MODELS.md");
+  const std::string page(std::istreambuf_iterator<char>(file), {});
+  EXPECT_EQ(markdown.output, page)
+      << "mlx-lm models --markdown > docs/MODELS.md writes it anew";
+  EXPECT_THAT(run({"models"}).output,
+              HasSubstr("\nlongcat_flash_ngram  latent attention"));
+  const auto list = nlohmann::json::parse(run({"models", "--json"}).output);
+  EXPECT_GE(list.size(), 100u);
+  EXPECT_EQ(list[0]["model_type"], "afm7");
 }
 
 TEST_F(CliUsage, WhatIsNotImplementedSaysSo) {

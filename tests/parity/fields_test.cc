@@ -112,5 +112,25 @@ TEST(Fields, AreAllRead) {
   EXPECT_GE(num_checked, 90);
 }
 
+// The list of model types says what the visible configurations make.
+TEST(Fields, TraitsAreTheModels) {
+  const char* models = std::getenv("MLXLM_PARITY_MODELS");
+  if (models == nullptr) GTEST_SKIP() << "MLXLM_PARITY_MODELS isn't set";
+  for (const auto& family : families()) {
+    const auto path =
+        fs::path(models) / family.model_type / "visible" / "config.json";
+    if (!fs::exists(path)) continue;
+    Checkpoint checkpoint{.config = read_json(path)};
+    const auto spec =
+        family.make_spec(ConfigReader(checkpoint.config), checkpoint);
+    const auto traits = traits_of(spec);
+    EXPECT_EQ(layers_text(family.traits), layers_text(traits))
+        << family.model_type;
+    EXPECT_EQ(caches_text(family.traits), caches_text(traits))
+        << family.model_type;
+    EXPECT_EQ(family.traits, traits) << family.model_type;
+  }
+}
+
 }  // namespace
 }  // namespace mlxlm::parity
