@@ -33,6 +33,20 @@ quietly() {
   return 1
 }
 
+# The newest clang++ that links fuzzers; none if there is none.
+find_fuzzing_clang() {
+  local name
+  local probe='extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }'
+  for name in clang++ clang++-{20,19,18,17,16,15,14}; do
+    if have "$name" && echo "$probe" |
+      "$name" -x c++ -fsanitize=fuzzer -o /dev/null - 2>/dev/null; then
+      echo "$name"
+      return 0
+    fi
+  done
+  return 1
+}
+
 # try_thrice COMMAND...: for what needs the network.
 try_thrice() {
   local attempt

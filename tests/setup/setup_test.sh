@@ -100,6 +100,11 @@ setup --tests
 expect_call 'libgtest-dev libgmock-dev'
 expect_call 'python3-venv'
 
+bare 'sanitizers need a compiler that makes fuzzers'
+setup --sanitizers
+expect_call 'libgtest-dev libgmock-dev'
+expect_call 'clang libclang-rt-dev'
+
 bare 'a user with sudo'
 stub id 'echo 1000'
 recorded sudo 'exec "$@"'
