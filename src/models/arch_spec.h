@@ -214,6 +214,7 @@ struct LayerSpec {
 struct DraftHeadSpec {
   LayerSpec layer;
   bool state_first = false;  // of the projection's inputs
+  bool attention = false;    // whatever the pattern of layers says
 };
 
 struct ArchSpec {

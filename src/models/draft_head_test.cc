@@ -102,7 +102,24 @@ DraftHeadNames mimo_v2_names() {
           "pre_mlp_layernorm"};
 }
 
-DraftHeadNames exaone_names() {
+const json kHybrid = {{"num_experts", 4},
+                      {"num_experts_per_tok", 2},
+                      {"decoder_sparse_step", 1},
+                      {"moe_intermediate_size", 16},
+                      {"shared_expert_intermediate_size", 16},
+                      {"mlp_only_layers", json::array()},
+                      {"norm_topk_prob", true},
+                      {"full_attention_interval", 2},
+                      {"partial_rotary_factor", 0.5},
+                      {"linear_num_value_heads", 4},
+                      {"linear_num_key_heads", 2},
+                      {"linear_key_head_dim", 8},
+                      {"linear_value_head_dim", 8},
+                      {"linear_conv_kernel_dim", 3}};
+const json kAttentionAlone = {{"full_attention_interval", 1}};
+
+// Of exaone_moe and the qwen3 hybrids.
+DraftHeadNames names_apart() {
   return {"mtp.layers.0.",
           "mtp.pre_fc_norm_embedding",
           "mtp.pre_fc_norm_hidden",
@@ -129,7 +146,9 @@ std::vector<Kind> kinds() {
           {"exaone_moe",
            joined(kExperts, kExaone),
            {{"layer_types", {"sliding_attention"}}, {"is_moe_layer", {false}}},
-           exaone_names()}};
+           names_apart()},
+          {"qwen3_next", kHybrid, kAttentionAlone, names_apart()},
+          {"qwen3_5_moe", kHybrid, kAttentionAlone, names_apart()}};
 }
 
 class DraftHeads : public ::testing::TestWithParam<Kind> {
@@ -141,7 +160,7 @@ class DraftHeads : public ::testing::TestWithParam<Kind> {
   }
 
   mx::array weight(const std::string& name) const {
-    return checkpoint_.weights.at(name + ".weight");
+    return text_weight(checkpoint_, name + ".weight");
   }
 
   Checkpoint checkpoint_;

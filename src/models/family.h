@@ -154,5 +154,6 @@ DraftHeadSpec place_deepseek_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_mimo_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_mimo_v2_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_exaone_moe_head(nlohmann::json&, Checkpoint&);
+DraftHeadSpec place_qwen_hybrid_head(nlohmann::json&, Checkpoint&);
 
 }  // namespace mlxlm

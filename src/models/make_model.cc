@@ -54,6 +54,7 @@ ArchSpec spec_with_draft_head(const Family& family,
   auto head = family.place_draft_head(config, checkpoint);
   auto spec = family.make_spec(reader, checkpoint);
   head.layer = std::move(spec.layers.back());
+  if (head.attention) head.layer.mixer = kAttention;
   spec.layers.pop_back();
   spec.draft_head = std::move(head);
   return spec;

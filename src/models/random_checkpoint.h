@@ -55,6 +55,15 @@ inline Checkpoint random_checkpoint(const nlohmann::json& config,
   }
 }
 
+// A weight of the model, which may be the text half of a larger one.
+inline const mx::array& text_weight(const Checkpoint& checkpoint,
+                                    const std::string& name) {
+  auto found = checkpoint.weights.find(name);
+  return found != checkpoint.weights.end()
+             ? found->second
+             : checkpoint.weights.at("language_model." + name);
+}
+
 // Where a family's checkpoints have the parts of the head.
 struct DraftHeadNames {
   std::string layer;  // with a dot
@@ -88,8 +97,9 @@ inline void add_draft_head(Checkpoint& checkpoint,
   const std::string path = "model.layers.0.";
   const int width = checkpoint.config["hidden_size"];
   for (const auto& [name, value] : layer.weights) {
-    if (!name.starts_with(path)) continue;
-    auto rest = name.substr(path.size());
+    const auto at = name.find(path);
+    if (at == std::string::npos) continue;
+    auto rest = name.substr(at + path.size());
     if (rest == "post_attention_layernorm.weight") {
       rest = names.mlp_norm + ".weight";
     }
@@ -105,7 +115,7 @@ inline void add_draft_head(Checkpoint& checkpoint,
   add(names.token_norm, draw({width}, 71));
   add(names.state_norm, draw({width}, 72));
   add(names.projection, draw({width, 2 * width}, 73));
-  add(names.norm, layer.weights.at("model.norm.weight"));
+  add(names.norm, text_weight(layer, "model.norm.weight"));
 }
 
 }  // namespace mlxlm

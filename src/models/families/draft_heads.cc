@@ -1,6 +1,6 @@
 // Where checkpoints have the head for predicting several tokens, which the
 // families' own functions drop: beside a layer after the last (deepseek_v3 and
-// others), or apart (mimo, mimo_v2_flash, exaone_moe).
+// others), or apart (mimo, mimo_v2_flash, exaone_moe, qwen3_next, qwen3_5).
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
@@ -46,6 +46,15 @@ void append(json& config, const char* key, const json& value) {
   if (list != config.end() && list->is_array()) list->push_back(value);
 }
 
+// A head under "mtp.", with norms and projection beside its layers.
+void place_apart(json& config, Checkpoint& checkpoint) {
+  const auto path = add_layer(config, checkpoint, "mtp.layers.");
+  rename_prefix(checkpoint, "mtp.pre_fc_norm_embedding", path + "enorm");
+  rename_prefix(checkpoint, "mtp.pre_fc_norm_hidden", path + "hnorm");
+  rename_prefix(checkpoint, "mtp.fc", path + "eh_proj");
+  rename_prefix(checkpoint, "mtp.norm", path + "shared_head.norm");
+}
+
 }  // namespace
 
 DraftHeadSpec place_deepseek_head(json& config, Checkpoint& checkpoint) {
@@ -80,11 +89,7 @@ DraftHeadSpec place_mimo_v2_head(json& config, Checkpoint& checkpoint) {
 }
 
 DraftHeadSpec place_exaone_moe_head(json& config, Checkpoint& checkpoint) {
-  const auto path = add_layer(config, checkpoint, "mtp.layers.");
-  rename_prefix(checkpoint, "mtp.pre_fc_norm_embedding", path + "enorm");
-  rename_prefix(checkpoint, "mtp.pre_fc_norm_hidden", path + "hnorm");
-  rename_prefix(checkpoint, "mtp.fc", path + "eh_proj");
-  rename_prefix(checkpoint, "mtp.norm", path + "shared_head.norm");
+  place_apart(config, checkpoint);
   const auto types = config.find("mtp_layer_types");
   append(config,
          "layer_types",
@@ -93,6 +98,13 @@ DraftHeadSpec place_exaone_moe_head(json& config, Checkpoint& checkpoint) {
              : json("full_attention"));
   append(config, "is_moe_layer", false);
   return {};
+}
+
+DraftHeadSpec place_qwen_hybrid_head(json& config, Checkpoint& checkpoint) {
+  const auto text = config.find("text_config");
+  place_apart(text != config.end() && text->is_object() ? *text : config,
+              checkpoint);
+  return {.attention = true};
 }
 
 }  // namespace mlxlm
