@@ -53,7 +53,10 @@ struct LayerNames {
   // is added again after the layer.
   std::string attention_gain, mlp_gain, first_state_gain;
   std::string query_gain;  // [H], below attention
-  std::string mix_gate;    // "<prefix><name>.N" of LayerSpec::also_reads
+  // "<name>_alpha" and "<name>_beta", [D]: how much of the stream and of what
+  // attention or MLP adds is kept.
+  std::string attention_mix, mlp_mix;
+  std::string mix_gate;  // "<prefix><name>.N" of LayerSpec::also_reads
 };
 
 // A part of a second embedding for every layer (nn::PerLayerInputs).
@@ -92,8 +95,8 @@ enum class QkvLayout { blocks, by_key_head };
 
 // What the heads' answers are multiplied by the sigmoid of: one number for each
 // head, or one for each of their numbers, whose rows may follow each head's in
-// the queries' projection.
-enum class OutputGate { none, per_head, full, in_queries };
+// the queries' projection, or all values' in one for all.
+enum class OutputGate { none, per_head, full, in_queries, after_values };
 
 // What LayerSpec::mixer is where it is no index in ArchSpec::mixers.
 inline constexpr int kAttention = -1;
@@ -131,6 +134,8 @@ struct ExpertNames {
   std::string to_latent = "fc1_latent_proj", from_latent = "fc2_latent_proj";
   // nn::ExpertNorms.
   std::string chosen_norm, chosen_output_norm, shared_output_norm;
+  std::string latent_norm, each_gain;  // below the MLP
+  std::string output_gain;             // of the layer
 };
 
 // A choice of experts in place of the MLP.
@@ -147,6 +152,7 @@ struct ExpertsSpec {
   nn::SharedGate shared_gate = nn::SharedGate::none;
   bool shared_gate_bias = false;
   kernels::GateClamp clamp;
+  NormSpec each_norm;  // of ExpertNames::each_gain's
   ExpertNames names;
 };
 
@@ -249,6 +255,7 @@ struct ArchSpec {
   // Query head h reads key head h % num_kv_heads, not h / group.
   bool alternating_heads = false;
   OutputGate output_gate = OutputGate::none;
+  bool answer_norm = false;  // of each head's answer, without weight
   nn::GateFunction gate_function = nn::GateFunction::sigmoid;
   bool gate_bias = true;  // where qkv_bias is
   float qkv_clip = 0;     // 0: off

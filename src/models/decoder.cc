@@ -250,8 +250,8 @@ mx::array Decoder::run(const Layer& layer,
     out = &latent->o;
   }
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  const bool plain =
-      heads && !spec_.parallel && !layer.laurel && !layer.shortcut;
+  const bool plain = heads && !spec_.parallel && !layer.laurel &&
+                     !layer.shortcut && !layer.attention_mix;
   if (dense != nullptr && dense->fusible() && plain) {
     return kernels::finish_layer(
         kernels::table(),
@@ -271,9 +271,10 @@ mx::array Decoder::run(const Layer& layer,
                        nn::in_token_order(*heads),
                        *out,
                        pointer(layer.attention_output_norm),
-                       &x,
+                       layer.attention_mix ? nullptr : &x,
                        spec_.residual_scale)
                  : mix(layer, x, caches.own, pass);
+  if (layer.attention_mix) h = (*layer.attention_mix)(x, h);
   if (layer.laurel) {
     auto around = (*layer.laurel)(kernels::table().norm(x, *attention_norm));
     h = mx::multiply(mx::add(h, around),
@@ -285,17 +286,21 @@ mx::array Decoder::run(const Layer& layer,
   if (layer.shortcut) {
     pass.shortcut = (*layer.shortcut)(mlp_input, mlp_norm, {});
   }
-  const nn::Residual residual{
-      pointer(layer.mlp_output_norm), &h, spec_.residual_scale};
-  if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
-  if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
-    const auto input =
-        mlp_norm ? kernels::table().norm(mlp_input, *mlp_norm) : mlp_input;
-    return kernels::table().linear_residual(
-        input, *linear, residual.post_norm, residual.stream, residual.scale);
-  }
-  const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
-  return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
+  const nn::Residual residual{pointer(layer.mlp_output_norm),
+                              layer.mlp_mix ? nullptr : &h,
+                              spec_.residual_scale};
+  auto y = [&] {
+    if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
+    if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
+      const auto input =
+          mlp_norm ? kernels::table().norm(mlp_input, *mlp_norm) : mlp_input;
+      return kernels::table().linear_residual(
+          input, *linear, residual.post_norm, residual.stream, residual.scale);
+    }
+    const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
+    return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
+  }();
+  return layer.mlp_mix ? (*layer.mlp_mix)(h, y) : y;
 }
 
 mx::array Decoder::run_alone(const Layer& layer,

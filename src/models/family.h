@@ -80,6 +80,7 @@ ArchSpec ministral3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec mistral3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec mixtral_spec(const ConfigReader&, Checkpoint&);
 ArchSpec muse_glimmer_spec(const ConfigReader&, Checkpoint&);
+ArchSpec muse_spark_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nanbeige_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nanochat_spec(const ConfigReader&, Checkpoint&);
 ArchSpec nemotron_nas_spec(const ConfigReader&, Checkpoint&);

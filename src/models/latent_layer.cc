@@ -81,4 +81,24 @@ nn::LatentAttention make_latent_attention(const ArchSpec& spec,
   return attention;
 }
 
+nn::BlockIndex make_block_index(const ArchSpec& spec,
+                                WeightBinder& weights,
+                                const std::string& path,
+                                const BlockIndexSpec& index) {
+  const int width = spec.hidden_size;
+  auto norm = [&](const char* name) {
+    return weights.norm(path + name, index.head_size, spec.norm);
+  };
+  return {.q = weights.linear(
+              path + "index_q_proj", index.num_heads * index.head_size, width),
+          .k = weights.linear(path + "index_k_proj", index.head_size, width),
+          .q_norm = norm("index_q_norm"),
+          .k_norm = norm("index_k_norm"),
+          .rope = &spec.ropes[index.rope],
+          .num_heads = index.num_heads,
+          .block_tokens = index.block_tokens,
+          .num_blocks = index.num_blocks,
+          .num_local_blocks = index.num_local_blocks};
+}
+
 }  // namespace mlxlm

@@ -15,4 +15,10 @@ nn::LatentAttention make_latent_attention(const ArchSpec& spec,
                                           WeightBinder& weights,
                                           const std::string& path);
 
+// The indexer of plain attention; `path` is attention's.
+nn::BlockIndex make_block_index(const ArchSpec& spec,
+                                WeightBinder& weights,
+                                const std::string& path,
+                                const BlockIndexSpec& index);
+
 }  // namespace mlxlm

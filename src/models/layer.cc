@@ -1,6 +1,7 @@
 #include "models/layer.h"
 
 #include <cmath>
+#include <numeric>
 
 #include <mlx/mlx.h>
 
@@ -41,6 +42,8 @@ class LayerMaker {
     if (layer_.shortcut) {
       layer.shortcut = make_experts(path_ + "mlp.", *layer_.shortcut);
     }
+    layer.attention_mix = make_mix(names_.attention_mix);
+    layer.mlp_mix = make_mix(names_.mlp_mix);
     add_gains(layer);
     if (spec_.per_layer_input) {
       layer.per_layer_gate = make_per_layer_gate(spec_, weights_, path_);
@@ -150,6 +153,12 @@ class LayerMaker {
               projection(names_.k, sizes[1]),
               projection(names_.v, sizes[2])};
     }
+    if (spec_.output_gate == OutputGate::after_values) {
+      const int four[] = {
+          sizes[0], sizes[1], sizes[2], heads.num_heads * heads.value};
+      return nn::split_rows(
+          projection(names_.qkv, std::accumulate(four, four + 4, 0)), four);
+    }
     auto all = projection(names_.qkv, sizes[0] + sizes[1] + sizes[2]);
     if (spec_.qkv_layout == QkvLayout::blocks) {
       return nn::split_rows(all, sizes);
@@ -211,30 +220,19 @@ class LayerMaker {
     }
   }
 
+  std::optional<Layer::Mix> make_mix(const std::string& name) {
+    if (name.empty()) return std::nullopt;
+    auto factors = [&](const char* end) {
+      return weights_.tensor(path_ + name + end, {spec_.hidden_size});
+    };
+    return Layer::Mix{factors("_alpha"), factors("_beta")};
+  }
+
   nn::MixGate make_mix_gate(const Sizes& heads) {
     const auto path =
         below(spec_.prefix, names_.mix_gate) + std::to_string(index_) + ".";
     return {weights_.tensor(path + "weight", {heads.num_heads, heads.head}),
             weights_.tensor(path + "bias", {heads.num_heads})};
-  }
-
-  nn::BlockIndex make_block_index(const std::string& path,
-                                  const BlockIndexSpec& index) {
-    const int width = spec_.hidden_size;
-    auto norm = [&](const char* name) {
-      return weights_.norm(path + name, index.head_size, spec_.norm);
-    };
-    return {
-        .q = weights_.linear(
-            path + "index_q_proj", index.num_heads * index.head_size, width),
-        .k = weights_.linear(path + "index_k_proj", index.head_size, width),
-        .q_norm = norm("index_q_norm"),
-        .k_norm = norm("index_k_norm"),
-        .rope = &spec_.ropes[index.rope],
-        .num_heads = index.num_heads,
-        .block_tokens = index.block_tokens,
-        .num_blocks = index.num_blocks,
-        .num_local_blocks = index.num_local_blocks};
   }
 
   nn::Attention make_attention(const std::string& path) {
@@ -276,7 +274,8 @@ class LayerMaker {
     if (spec_.qk_norm != QkNorm::none && layer_.qk_norm) {
       add_qk_norms(attention, path, sizes.head);
     }
-    if (spec_.output_gate == OutputGate::in_queries) {
+    if (spec_.answer_norm) attention.answer_norm = {.eps = spec_.norm.eps};
+    if (qkv.size() == 4) {
       attention.gate = qkv[3];
     } else if (spec_.output_gate != OutputGate::none) {
       const bool full = spec_.output_gate == OutputGate::full;
@@ -286,7 +285,8 @@ class LayerMaker {
                                        spec_.qkv_bias && spec_.gate_bias);
     }
     if (layer_.block_index) {
-      attention.index = make_block_index(path, *layer_.block_index);
+      attention.index =
+          make_block_index(spec_, weights_, path, *layer_.block_index);
     }
     if (!layer_.sinks.empty()) {
       attention.spec.sinks =
@@ -365,7 +365,8 @@ class LayerMaker {
   }
 
   nn::ExpertNorms make_expert_norms(const std::string& path,
-                                    const ExpertNames& names) {
+                                    const ExpertsSpec& experts) {
+    const auto& names = experts.names;
     nn::ExpertNorms norms{
         .chosen = norm(names.chosen_norm, spec_.norm),
         .chosen_output = norm(names.chosen_output_norm, spec_.norm),
@@ -377,6 +378,18 @@ class LayerMaker {
                            scale.dtype());
       norms.router = {.weight = mx::multiply(scale, root),
                       .eps = spec_.norm.eps};
+    }
+    const int seen = or_else(experts.latent_size, spec_.hidden_size);
+    if (!names.latent_norm.empty()) {
+      norms.latent = weights_.norm(path + names.latent_norm, seen, spec_.norm);
+    }
+    if (!names.each_gain.empty()) {
+      norms.each = {weights_.tensor(path + names.each_gain, {seen}),
+                    {.eps = experts.each_norm.eps}};
+    }
+    if (!names.output_gain.empty()) {
+      norms.output_gain =
+          weights_.tensor(path_ + names.output_gain, {spec_.hidden_size});
     }
     return norms;
   }
@@ -393,7 +406,7 @@ class LayerMaker {
     const int width = spec_.hidden_size;
     const int seen = or_else(experts.latent_size, width);
     nn::Experts made{.router = make_router(path, experts),
-                     .norms = make_expert_norms(path, experts.names),
+                     .norms = make_expert_norms(path, experts),
                      .num_experts = experts.num_experts,
                      .scale_input = experts.scale_input,
                      .up = stack(names_.up, experts.hidden_size, seen),
@@ -433,6 +446,11 @@ class LayerMaker {
 };
 
 }  // namespace
+
+mx::array Layer::Mix::operator()(const mx::array& x,
+                                 const mx::array& more) const {
+  return mx::add(mx::multiply(stream, x), mx::multiply(added, more));
+}
 
 Layer make_layer(const ArchSpec& spec, WeightBinder& weights, int index) {
   return LayerMaker(spec, weights, index).make();

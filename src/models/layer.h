@@ -28,6 +28,13 @@ struct Layer {
       mixer;
   std::variant<std::monostate, nn::Mlp, nn::Experts, kernels::Linear> mlp;
   std::optional<nn::Experts> shortcut;  // LayerSpec::shortcut
+  // LayerNames::attention_mix and mlp_mix.
+  struct Mix {
+    mx::array stream, added;  // [D]
+
+    mx::array operator()(const mx::array& x, const mx::array& more) const;
+  };
+  std::optional<Mix> attention_mix, mlp_mix;
   std::optional<nn::PerLayerGate> per_layer_gate;
   std::optional<mx::array> scalar;            // [1], multiplies what it answers
   std::optional<mx::array> first_state_gain;  // [1]

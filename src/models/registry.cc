@@ -128,6 +128,7 @@ constexpr Family kFamilies[] = {
     {"mistral4", mistral4_spec, experts | latent},
     {"mixtral", mixtral_spec, experts},
     {"muse_glimmer", muse_glimmer_spec, windows | fixed | rotating},
+    {"muse_spark", muse_spark_spec, experts | windows | fixed | rotating},
     {"nanbeige", nanbeige_spec, fixed},
     {"nanochat", nanochat_spec},
     {"nemotron", nemotron_spec},

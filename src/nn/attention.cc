@@ -201,6 +201,7 @@ mx::array Attention::attend(const mx::array& x,
     heads = (*mix)(made[0], other->attend_again(made[0], everything), heads);
   }
   if (alternating_heads) heads = swap_head_axes(heads, num_kv_heads);
+  if (answer_norm) heads = kernels::table().norm(heads, *answer_norm);
   if (gate) {
     heads = mx::multiply(heads, gate_factors(made.back(), gate_function));
   }

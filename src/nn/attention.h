@@ -62,6 +62,7 @@ struct Attention {
   std::optional<mx::array> query_gain;  // [H, 1, 1]
   // Outputs, [H, D] or [H * Dv, D], that multiply the answers.
   std::optional<kernels::Linear> gate;
+  std::optional<kernels::Norm> answer_norm;  // of each head's, before the gate
   GateFunction gate_function = GateFunction::sigmoid;
   float clip = 0.0f;  // of the projections; 0: off
   float value_factor = 1.0f;

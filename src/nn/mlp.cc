@@ -69,6 +69,7 @@ mx::array Experts::answer_of_chosen(const mx::array& x,
   }
   const kernels::Experts experts{
       gate ? &*gate : nullptr, &up, &down, activation, clamp};
+  if (norms.each) return sum_of_normed(input, experts, indices, scores);
   auto run = [&](const mx::array& which, const mx::array& weights) {
     return kernels::table().expert_mlp(input, experts, which, weights);
   };
@@ -81,6 +82,25 @@ mx::array Experts::answer_of_chosen(const mx::array& x,
   auto weight =
       mx::sum(mx::where(is_self, scores, none), -1, /*keepdims=*/true);
   return mx::add(y, mx::multiply(x, mx::astype(weight, x.dtype())));
+}
+
+mx::array Experts::sum_of_normed(const mx::array& x,
+                                 const kernels::Experts& experts,
+                                 const mx::array& indices,
+                                 const mx::array& scores) const {
+  const auto& table = kernels::table();
+  const int num_chosen = indices.shape(2);
+  // Every choice as a token of its own.
+  const mx::Shape apart{x.shape(0), x.shape(1) * num_chosen, 1};
+  auto answers = table.expert_mlp(mx::repeat(x, num_chosen, 1),
+                                  experts,
+                                  mx::reshape(indices, apart),
+                                  mx::ones(apart, scores.dtype()));
+  answers = mx::unflatten(answers, 1, {x.shape(1), num_chosen});
+  answers =
+      table.norm(mx::multiply(answers, norms.each->gain), norms.each->norm);
+  auto weights = mx::expand_dims(mx::astype(scores, answers.dtype()), -1);
+  return mx::sum(mx::multiply(answers, weights), 2);
 }
 
 mx::array Experts::with_shared(const mx::array& x,
@@ -111,11 +131,13 @@ mx::array Experts::operator()(const mx::array& x,
     return linear ? table.linear_residual(y, *linear, nullptr, nullptr, 1.0f)
                   : y;
   };
-  auto chosen =
-      within(answer_of_chosen(within(input_of(norms.chosen), to_latent),
-                              input_of(norms.router)),
-             from_latent);
+  auto chosen = within(
+      answer_of_chosen(
+          normed(within(input_of(norms.chosen), to_latent), norms.latent),
+          input_of(norms.router)),
+      from_latent);
   auto y = with_shared(input, normed(chosen, norms.chosen_output));
+  if (norms.output_gain) y = mx::multiply(y, *norms.output_gain);
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);
   if (residual.scale != 1.0f) {
     y = mx::multiply(y, mx::array(residual.scale, y.dtype()));

@@ -49,6 +49,15 @@ enum class SharedGate {
 // place of the common one, and whose answers are normalized (Gemma 4).
 struct ExpertNorms {
   std::optional<kernels::Norm> router, chosen, chosen_output, shared_output;
+  std::optional<kernels::Norm> latent;  // of what to_latent makes
+  // Muse Spark: each expert's answer times the gain is normalized before the
+  // sum, and the sum is multiplied by a gain [D].
+  struct Each {
+    mx::array gain;
+    kernels::Norm norm;
+  };
+  std::optional<Each> each;
+  std::optional<mx::array> output_gain;
 };
 
 struct Experts {
@@ -76,6 +85,11 @@ struct Experts {
  private:
   mx::array answer_of_chosen(const mx::array& x,
                              const mx::array& router_input) const;
+  // The sum of the answers, each normalized. indices, scores [B, L, k].
+  mx::array sum_of_normed(const mx::array& x,
+                          const kernels::Experts& experts,
+                          const mx::array& indices,
+                          const mx::array& scores) const;
   mx::array with_shared(const mx::array& x, const mx::array& chosen) const;
 };
 

@@ -80,6 +80,9 @@ Router::Choice Router::operator()(const mx::array& x) const {
   auto logits = mx::astype(
       kernels::table().linear_residual(x, linear, nullptr, nullptr, 1.0f),
       mx::float32);
+  if (spec.logit_scale != 1.0f) {
+    logits = mx::multiply(logits, constant(spec.logit_scale));
+  }
   if (spec.softcap > 0) {
     auto cap = constant(spec.softcap);
     logits = mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);

@@ -32,8 +32,9 @@ struct RouterSpec {
   GroupScore group_score = GroupScore::best_two;
   bool normalize = false;  // the chosen scores sum to 1
   float scale = 1.0f;      // of the scores, after that
-  float softcap = 0.0f;    // of the logits; 0: off
-  float jitter = 0.0f;     // sparse_mixer: how close the others must be
+  float logit_scale = 1.0f;
+  float softcap = 0.0f;  // of the logits; 0: off
+  float jitter = 0.0f;   // sparse_mixer: how close the others must be
 };
 
 struct Router {

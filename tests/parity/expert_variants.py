@@ -267,6 +267,17 @@ VARIANTS = {
         V3_GROUPS | {"tie_word_embeddings": True, "rope_interleave": False},
         {"q_lora_rank": "null", "attention_bias": True, "norm_topk_prob": False},
     ],
+    "muse_spark": [
+        {
+            "text_config": {
+                "num_experts_per_tok": 3,
+                "routed_scaling_factor": 1.7,
+                "moe_hidden_size": 64,
+                "num_key_value_heads": 1,
+                "output_multiplier": 0.8,
+            }
+        }
+    ],
     "olmoe": [
         {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 24},
         {"norm_topk_prob": True, "rope_traditional": True, "rope_scaling": YARN},
