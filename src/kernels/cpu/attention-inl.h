@@ -78,7 +78,8 @@ static void few_scores(const AttentionTask& t,
     for_each_vector(t.head_size, [&](int d, int size) {
       const Floats k = load_some(key + d, size);
       unroll<kFew>([&]<int i>() {
-        sum[i] += k * load_some(rows + i * t.head_size + d, size);
+        sum[i] = multiply_add(
+            k, load_some(rows + i * t.head_size + d, size), sum[i]);
       });
     });
     unroll<kFew>([&]<int i>() { scores[i * kKeyBlock + j] = sum_of(sum[i]); });
@@ -98,7 +99,8 @@ static inline __attribute__((always_inline)) void add_lanes(
     for (int d = lane; d < head_size; d += kLanes) {
       const Floats key = load(keys + d * kLanes);
       const float* q = queries + d * kQueryTile;
-      unroll<kQueryTile>([&]<int i>() { sum[i] += key * q[i]; });
+      unroll<kQueryTile>(
+          [&]<int i>() { sum[i] = multiply_add(key, splat(q[i]), sum[i]); });
     }
   } else {
     Floats other[kQueryTile] = {};
@@ -232,13 +234,14 @@ static int last_key(const AttentionTask& t, int first, int end) {
   return seen < t.end_key ? seen : t.end_key;
 }
 
-// Adds what `num_rows` rows from `first_row` on make of a block's scores.
-static void add_block(const AttentionTask& t,
-                      int first_row,
-                      int num_rows,
-                      int first,
-                      int count,
-                      float* all_scores) {
+// Adds what `num_rows` rows from `first_row` on make of a block's scores. Not
+// inlined: the same code for few rows and many.
+__attribute__((noinline)) static void add_block(const AttentionTask& t,
+                                                int first_row,
+                                                int num_rows,
+                                                int first,
+                                                int count,
+                                                float* all_scores) {
   for (int i = 0; i < num_rows; ++i) {
     const int row = first_row + i;
     float* scores = all_scores + i * kKeyBlock;

@@ -42,7 +42,9 @@ mx::array part(const mx::array& x, int axis, int begin, int end) {
 }
 
 template <class F>
-void expect_each_row_alone(const mx::array& x, const F& f, const char* what) {
+void expect_each_row_alone(const mx::array& x,
+                           const F& f,
+                           const std::string& what) {
   const auto last = f(part(x, 1, kMostRows - 1, kMostRows));
   for (int rows : {2, 3, 4, 5, 8, 9, 16, 17, 24, 25, kMostRows}) {
     const auto all = f(part(x, 1, kMostRows - rows, kMostRows));
@@ -55,24 +57,31 @@ TEST_F(CpuRows, Products) {
   for (auto mode : {CpuMode::exact, CpuMode::fast}) {
     set_cpu_mode(mode);
     for (int outputs : {16, 70, 200}) {
-      auto expect_alone = [&](const Linear& linear, int columns) {
-        const std::vector<const Linear*> linears{&linear};
-        Norm norm{NormKind::rms, random({columns})};
-        expect_each_row_alone(
-            random({1, kMostRows, columns}),
-            [&](const mx::array& x) {
-              return cpu_.norm_linear(x, &norm, linears)[0];
-            },
-            "product");
-      };
+      const std::string name = (mode == CpuMode::exact ? "exact, " : "fast, ") +
+                               std::to_string(outputs) + " outputs, ";
+      auto expect_alone =
+          [&](const Linear& linear, int columns, const std::string& what) {
+            const std::vector<const Linear*> linears{&linear};
+            Norm norm{NormKind::rms, random({columns})};
+            expect_each_row_alone(
+                random({1, kMostRows, columns}),
+                [&](const mx::array& x) {
+                  return cpu_.norm_linear(x, &norm, linears)[0];
+                },
+                what);
+          };
       for (auto [bits, group, dtype] : {std::tuple{2, 32, mx::float32},
                                         {4, 64, mx::bfloat16},
                                         {5, 32, mx::float16},
                                         {8, 128, mx::float32}}) {
-        expect_alone(quantized(outputs, 256, bits, group, dtype), 256);
+        expect_alone(quantized(outputs, 256, bits, group, dtype),
+                     256,
+                     name + std::to_string(bits) + " bits");
       }
       for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
-        expect_alone(dense(outputs, 77, dtype, /*bias=*/true), 77);
+        expect_alone(dense(outputs, 77, dtype, /*bias=*/true),
+                     77,
+                     name + "not quantized");
       }
     }
   }

@@ -88,9 +88,10 @@ static void integer_part(const PanelMatrix& w,
         low[m][0] += low[m][c + 1];
       });
       const Ints n = (high[m][0] << 8) + low[m][0];
-      total[m] +=
-          __builtin_convertvector(n, Floats) * (scale * x.steps[g * kRows + m]);
-      total[m] += zero * x.sums[g * kRows + m];
+      total[m] = multiply_add(__builtin_convertvector(n, Floats),
+                              scale * x.steps[g * kRows + m],
+                              total[m]);
+      total[m] = multiply_add(zero, splat(x.sums[g * kRows + m]), total[m]);
     });
   }
 }

@@ -104,7 +104,8 @@ static inline void store_rows(Floats v, float* y, int first_row, int num_rows) {
 template <int kTile>
 static inline __attribute__((always_inline)) void add_products(
     Floats w, const float* x, Floats (&sum)[kTile]) {
-  unroll<kTile>([&]<int m>() { sum[m] += w * x[m]; });
+  unroll<kTile>(
+      [&]<int m>() { sum[m] = multiply_add(w, splat(x[m]), sum[m]); });
 }
 
 template <ElementFormat kFormat, int kPanels, int kTile>
@@ -143,7 +144,7 @@ static inline __attribute__((always_inline)) void matmul_part(
         unroll<E::kPerWord>([&]<int e>() {
           unroll<kPanels>([&]<int i>() {
             const Floats value =
-                E::template get<e>(words[i]) * scale[i] + zero[i];
+                multiply_add(E::template get<e>(words[i]), scale[i], zero[i]);
             add_products<kTile>(value, tile + e * kTile, sum[i]);
           });
         });

@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace mlxlm::kernels::cpu {
@@ -49,6 +51,20 @@ static inline Words load_words(const void* p) {
 static inline void store(Floats v, float* p) { std::memcpy(p, &v, sizeof(v)); }
 
 static inline Floats splat(float x) { return Floats{} + x; }
+
+// a * b + c, rounded once where the machine has that: compilers fuse the two
+// as they see fit, which would make a row's bits depend on the code around.
+static inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_FEATURE_FMA)
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
 
 static inline Words bits_of(Floats v) { return (Words)v; }
 static inline Floats floats_of(Words v) { return (Floats)v; }
