@@ -147,7 +147,7 @@ VARIANTS = {
             "rope_parameters": {"rope_theta": 5000.0},
         },
     ],
-    "lfm2-vl": [],
+    "lfm2-vl": [{"text_config": {"conv_bias": True, "conv_L_cache": 4, "block_auto_adjust_ff_dim": False}}],
     "lfm2_moe": [
         {
             "conv_bias": True,
