@@ -118,15 +118,6 @@ const json kHybrid = {{"num_experts", 4},
                       {"linear_conv_kernel_dim", 3}};
 const json kAttentionAlone = {{"full_attention_interval", 1}};
 
-// Of exaone_moe and the qwen3 hybrids.
-DraftHeadNames names_apart() {
-  return {"mtp.layers.0.",
-          "mtp.pre_fc_norm_embedding",
-          "mtp.pre_fc_norm_hidden",
-          "mtp.fc",
-          "mtp.norm"};
-}
-
 std::vector<Kind> kinds() {
   const auto beside = draft_head_beside_layer(kLayers);
   const auto latent = joined(kExperts, kLatent);
@@ -146,9 +137,9 @@ std::vector<Kind> kinds() {
           {"exaone_moe",
            joined(kExperts, kExaone),
            {{"layer_types", {"sliding_attention"}}, {"is_moe_layer", {false}}},
-           names_apart()},
-          {"qwen3_next", kHybrid, kAttentionAlone, names_apart()},
-          {"qwen3_5_moe", kHybrid, kAttentionAlone, names_apart()}};
+           draft_head_apart()},
+          {"qwen3_next", kHybrid, kAttentionAlone, draft_head_apart()},
+          {"qwen3_5_moe", kHybrid, kAttentionAlone, draft_head_apart()}};
 }
 
 class DraftHeads : public ::testing::TestWithParam<Kind> {

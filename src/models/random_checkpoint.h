@@ -89,6 +89,15 @@ inline DraftHeadNames draft_head_of_mimo() {
           layer + "final_layernorm"};
 }
 
+// Of exaone_moe and the qwen3 hybrids.
+inline DraftHeadNames draft_head_apart() {
+  return {"mtp.layers.0.",
+          "mtp.pre_fc_norm_embedding",
+          "mtp.pre_fc_norm_hidden",
+          "mtp.fc",
+          "mtp.norm"};
+}
+
 // A model without other layers than the head's: `layer` is its checkpoint. Adds
 // the head to a model's.
 inline void add_draft_head(Checkpoint& checkpoint,
