@@ -13,6 +13,7 @@
 
 #include <mlxlm/batch.h>
 
+#include "cache/settle.h"
 #include "core/log.h"
 #include "generate/options.h"
 
@@ -107,9 +108,16 @@ void PendingAnswer::cancel() { impl_->cancel(); }
 
 namespace {
 
+// Arrays of the caller's thread, which only that can compute.
+void settle_inputs(const GenerateOptions& options) {
+  if (options.input_embeddings) settle({*options.input_embeddings});
+  if (options.prompt_cache != nullptr) settle(*options.prompt_cache);
+}
+
 // Where a row's parts go.
 struct Receiver {
   RowId id;
+  PromptCache* cache;                           // the caller's, or null
   std::shared_ptr<PendingAnswer::Impl> handle;  // or:
   Engine::OnPart on_part;
 
@@ -122,6 +130,11 @@ struct Receiver {
     } else {
       handle->put(std::move(part.part));
     }
+  }
+
+  // From the last part on it is the caller's again.
+  void settle_cache() const {
+    if (cache != nullptr) settle(*cache);
   }
 
   void fail(const Error& error) const {
@@ -169,6 +182,7 @@ class Engine::Impl {
                               std::shared_ptr<PendingAnswer::Impl> handle,
                               OnPart on_part,
                               bool wait) {
+    settle_inputs(request.options);
     std::unique_lock lock(mutex_);
     auto room = [&] {
       return stopping_ ||
@@ -181,8 +195,9 @@ class Engine::Impl {
     }
     const RowId id = next_id_++;
     ++num_rows_;
-    queued_.push_back(
-        {std::move(request), {id, std::move(handle), std::move(on_part)}});
+    PromptCache* cache = request.options.prompt_cache;
+    queued_.push_back({std::move(request),
+                       {id, cache, std::move(handle), std::move(on_part)}});
     changed_.notify_all();
     return id;
   }
@@ -240,6 +255,7 @@ class Engine::Impl {
       if (!receiver.handle || !receiver.handle->cancelled()) return false;
       batch.remove(row);
       --num_rows_;
+      receiver.settle_cache();
       receiver.put(cancelled_part());
       return true;
     });
@@ -248,9 +264,15 @@ class Engine::Impl {
   void deliver(BatchGenerator& batch, BatchPart part) {
     auto found = receivers_.find(part.row);
     if (found == receivers_.end()) return;  // its callback threw in this pass
-    if (!options_.logprobs) part.part.logprobs.reset();
+    auto& logprobs = part.part.logprobs;
+    if (!options_.logprobs) {
+      logprobs.reset();
+    } else if (logprobs) {
+      settle({*logprobs});
+    }
     const bool last = !part.part.finish_reason.empty();
     try {
+      if (last) found->second.settle_cache();
       found->second.put(std::move(part));
       if (!last) return;
     } catch (const std::exception& error) {

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <mlx/mlx.h>
 
 #include <mlxlm/batch.h>
 
@@ -58,6 +59,39 @@ TEST_F(EngineTest, CallsBack) {
   EXPECT_EQ(id, 0u);
   while (!ended) std::this_thread::yield();
   EXPECT_EQ(text, expected);
+}
+
+// What a caller gives may be computed on its own thread only, and what it gets
+// must be usable there.
+TEST_F(EngineTest, ArraysPassBetweenThreads) {
+  PromptCache expected_cache;
+  auto whole = request("Hello, you", 8);
+  whole.options.prompt_cache = &expected_cache;
+  std::string expected;
+  for (const auto& part :
+       stream_generate(model_, tokenizer_, whole.prompt, whole.options)) {
+    expected += part.text;
+  }
+  PromptCache cache = model_->make_cache(0);
+  model_->forward(mx::array({bytes_of("Hello")[0]}, {1, 1}), cache);
+  auto rest = bytes_of("ello, you");
+  auto tokens = mx::array(rest.data(), {static_cast<int>(rest.size())});
+  Engine engine(model_, tokenizer_, {.logprobs = true});
+  BatchRequest embedded{.options = whole.options};
+  embedded.options.prompt_cache = &cache;
+  embedded.options.input_embeddings = model_->embed(tokens);
+  auto answer = engine.submit(embedded);
+  std::string text;
+  while (auto part = answer.next()) {
+    text += part->text;
+    EXPECT_LT(mx::min(*part->logprobs).item<float>(), 0.0f);
+  }
+  EXPECT_EQ(text, expected);
+  auto on = [&](PromptCache& read) {
+    auto next = bytes_of("x")[0];
+    return model_->forward(mx::array({next}, {1, 1}), read);
+  };
+  EXPECT_TRUE(mx::allclose(on(cache), on(expected_cache)).item<bool>());
 }
 
 TEST_F(EngineTest, ErrorsReachTheirOwnersOnly) {

@@ -11,6 +11,7 @@
 #include "cache/cache_list.h"
 #include "cache/kinds.h"
 #include "cache/kv_cache.h"
+#include "cache/settle.h"
 #include "cache/state_reader.h"
 
 namespace mlxlm {
@@ -75,14 +76,6 @@ CacheState copied(const CacheState& state) {
 // Shares nothing with the cache, which may go on in another thread.
 CachePtr deep_copy(const Cache& cache) {
   return cache_from_state(cache.kind(), copied(cache.fork()->state()));
-}
-
-// Evaluated to the end: other threads find nothing to wait for.
-void settle(std::vector<mx::array> arrays) {
-  mx::eval(arrays);
-  for (const mx::array& array : arrays) {
-    array.is_available();
-  }
 }
 
 std::size_t bytes_per_row(const KeysAndValues& rows) {

@@ -85,7 +85,7 @@ class ToyModel : public Model {
         cache.push_back(make_rotating_cache(window_of(layer)));
       } else if (is_recurrent(layer)) {
         cache.push_back(make_arrays_cache(1));
-      } else if (options_.chunk_tokens > 0 && layer % 2 == 0) {
+      } else if (kind_of(layer) == Kind::chunked) {
         cache.push_back(make_chunked_cache(options_.chunk_tokens));
       } else if (max_kv_size > 0) {
         cache.push_back(make_rotating_cache(max_kv_size, 4));
@@ -113,12 +113,24 @@ class ToyModel : public Model {
   // A model of its own, which needs no states.
   class Head;
 
+  enum class Kind { plain, window, chunked, recurrent };
+
+  // Every second layer is special; several kinds take turns.
+  Kind kind_of(int layer) const {
+    std::vector<Kind> kinds;
+    if (options_.window_tokens > 0) kinds.push_back(Kind::window);
+    if (options_.recurrent) kinds.push_back(Kind::recurrent);
+    if (options_.chunk_tokens > 0) kinds.push_back(Kind::chunked);
+    if (layer % 2 != 0 || kinds.empty()) return Kind::plain;
+    return kinds[static_cast<std::size_t>(layer / 2) % kinds.size()];
+  }
+
   int window_of(int layer) const {
-    return layer % 2 == 0 ? options_.window_tokens : 0;
+    return kind_of(layer) == Kind::window ? options_.window_tokens : 0;
   }
 
   bool is_recurrent(int layer) const {
-    return options_.recurrent && layer % 2 == 0;
+    return kind_of(layer) == Kind::recurrent;
   }
 
   // state = 0.8 state + x W after each token: [1, L, D].
