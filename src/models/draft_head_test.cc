@@ -24,6 +24,7 @@ struct Kind {
   json layer_changes;  // of one with the head's layer alone
   DraftHeadNames head;
   bool state_first = false;
+  bool nested = false;  // what describes the text model is in text_config
 };
 
 void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
@@ -33,7 +34,7 @@ json joined(json one, const json& other) {
   return one;
 }
 
-json config_of(const Kind& kind) {
+json flat_config_of(const Kind& kind) {
   return joined({{"model_type", kind.name},
                  {"hidden_size", kWidth},
                  {"num_hidden_layers", kLayers},
@@ -50,9 +51,18 @@ json config_of(const Kind& kind) {
                 kind.changes);
 }
 
+json nested(const Kind& kind, json config) {
+  return kind.nested ? json{{"model_type", kind.name},
+                            {"text_config", std::move(config)}}
+                     : config;
+}
+
+json config_of(const Kind& kind) { return nested(kind, flat_config_of(kind)); }
+
 json layer_config_of(const Kind& kind) {
-  return joined(joined(config_of(kind), {{"num_hidden_layers", 1}}),
-                kind.layer_changes);
+  return nested(kind,
+                joined(joined(flat_config_of(kind), {{"num_hidden_layers", 1}}),
+                       kind.layer_changes));
 }
 
 const json kExperts = {{"n_routed_experts", 4},
@@ -120,26 +130,32 @@ const json kAttentionAlone = {{"full_attention_interval", 1}};
 
 std::vector<Kind> kinds() {
   const auto beside = draft_head_beside_layer(kLayers);
+  const auto beside_nested =
+      draft_head_beside_layer(kLayers, "language_model.model.layers.");
   const auto latent = joined(kExperts, kLatent);
-  return {{"deepseek_v3", latent, kSparse, beside},
-          {"deepseek_v32", joined(latent, kIndex), kSparse, beside},
-          {"glm4_moe",
-           joined(kExperts,
-                  {{"partial_rotary_factor", 0.5}, {"use_qk_norm", true}}),
-           kSparse,
-           beside},
-          {"glm4_moe_lite", latent, kSparse, beside},
-          {"mimo", json::object(), json::object(), draft_head_of_mimo(), true},
-          {"mimo_v2_flash",
-           joined(kExperts, kMimoV2),
-           {{"hybrid_layer_pattern", {1}}, {"moe_layer_freq", {0}}},
-           mimo_v2_names()},
-          {"exaone_moe",
-           joined(kExperts, kExaone),
-           {{"layer_types", {"sliding_attention"}}, {"is_moe_layer", {false}}},
-           draft_head_apart()},
-          {"qwen3_next", kHybrid, kAttentionAlone, draft_head_apart()},
-          {"qwen3_5_moe", kHybrid, kAttentionAlone, draft_head_apart()}};
+  return {
+      {"deepseek_v3", latent, kSparse, beside},
+      {"deepseek_v32", joined(latent, kIndex), kSparse, beside},
+      {"glm4_moe",
+       joined(kExperts,
+              {{"partial_rotary_factor", 0.5}, {"use_qk_norm", true}}),
+       kSparse,
+       beside},
+      {"glm4_moe_lite", latent, kSparse, beside},
+      {"mimo", json::object(), json::object(), draft_head_of_mimo(), true},
+      {"mimo_v2_flash",
+       joined(kExperts, kMimoV2),
+       {{"hybrid_layer_pattern", {1}}, {"moe_layer_freq", {0}}},
+       mimo_v2_names()},
+      {"exaone_moe",
+       joined(kExperts, kExaone),
+       {{"layer_types", {"sliding_attention"}}, {"is_moe_layer", {false}}},
+       draft_head_apart()},
+      {"kimi_k25", latent, kSparse, beside_nested, false, true},
+      {"kimi_vl", latent, kSparse, beside_nested, false, true},
+      {"qwen3_next", kHybrid, kAttentionAlone, draft_head_apart()},
+      {"qwen3_5_moe", kHybrid, kAttentionAlone, draft_head_apart()},
+      {"qwen3_5", kHybrid, kAttentionAlone, draft_head_apart(), false, true}};
 }
 
 class DraftHeads : public ::testing::TestWithParam<Kind> {
@@ -237,12 +253,16 @@ TEST_P(DraftHeads, WhatIsMissingIsNamed) {
   expect_error(ErrorKind::weights,
                "model.layers.2.self_attn.o_proj.weight: is missing",
                [&] { make_model(part, {.draft_head = true}); });
+  // As it is within the text model.
+  auto layer = GetParam().head.layer;
+  if (layer.starts_with("language_model.")) layer.erase(0, 15);
   auto without = random_checkpoint(config_of(GetParam()), 1);
-  expect_error(ErrorKind::weights,
-               GetParam().head.layer + "*, are missing",
-               [&] { make_model(without, {.draft_head = true}); });
+  expect_error(ErrorKind::weights, layer + "*, are missing", [&] {
+    make_model(without, {.draft_head = true});
+  });
   auto none = checkpoint_;
-  none.config["num_nextn_predict_layers"] = 0;
+  auto& config = GetParam().nested ? none.config["text_config"] : none.config;
+  config["num_nextn_predict_layers"] = 0;
   expect_error(ErrorKind::unsupported, "num_nextn_predict_layers is 0", [&] {
     make_model(none, {.draft_head = true});
   });

@@ -152,6 +152,7 @@ ArchSpec dbrx_spec(const ConfigReader&, Checkpoint&);
 ArchSpec phixtral_spec(const ConfigReader&, Checkpoint&);
 
 DraftHeadSpec place_deepseek_head(nlohmann::json&, Checkpoint&);
+DraftHeadSpec place_kimi_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_mimo_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_mimo_v2_head(nlohmann::json&, Checkpoint&);
 DraftHeadSpec place_exaone_moe_head(nlohmann::json&, Checkpoint&);

@@ -8,6 +8,7 @@
 #include "load/adapters.h"
 #include "models/decoder.h"
 #include "models/family.h"
+#include "models/text_half.h"
 #include "models/weight_names.h"
 
 namespace mlxlm {
@@ -41,7 +42,8 @@ ArchSpec spec_with_draft_head(const Family& family,
                               Checkpoint& checkpoint) {
   auto config = checkpoint.config;
   const ConfigReader reader(config, source);
-  const bool none = reader.find_int("num_nextn_predict_layers") == 0;
+  const bool none =
+      text_config_or_all(reader).find_int("num_nextn_predict_layers") == 0;
   if (family.place_draft_head == nullptr || none) {
     std::string message =
         none ? source + ": num_nextn_predict_layers is 0: this model"

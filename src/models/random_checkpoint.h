@@ -71,8 +71,9 @@ struct DraftHeadNames {
   std::string mlp_norm = "post_attention_layernorm";
 };
 
-inline DraftHeadNames draft_head_beside_layer(int num_layers) {
-  const auto layer = "model.layers." + std::to_string(num_layers) + ".";
+inline DraftHeadNames draft_head_beside_layer(
+    int num_layers, const std::string& layers = "model.layers.") {
+  const auto layer = layers + std::to_string(num_layers) + ".";
   return {layer,
           layer + "enorm",
           layer + "hnorm",
@@ -104,7 +105,7 @@ inline void add_draft_head(Checkpoint& checkpoint,
                            const Checkpoint& layer,
                            const DraftHeadNames& names) {
   const std::string path = "model.layers.0.";
-  const int width = checkpoint.config["hidden_size"];
+  const int width = text_weight(layer, "model.norm.weight").shape(0);
   for (const auto& [name, value] : layer.weights) {
     const auto at = name.find(path);
     if (at == std::string::npos) continue;

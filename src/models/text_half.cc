@@ -30,12 +30,16 @@ ArchSpec text_half_spec(const ConfigReader& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec) {
   drop_other_senses(checkpoint);
-  apply_rules(checkpoint, kToTextModel);
+  name_as_text_model(checkpoint);
   auto spec = make_spec(text_config, checkpoint);
   rename_prefix(checkpoint, "", kPrefix);
   spec.prefix = kPrefix + spec.prefix;
   spec.head_name = kPrefix + spec.head_name;
   return spec;
+}
+
+void name_as_text_model(Checkpoint& checkpoint) {
+  apply_rules(checkpoint, kToTextModel);
 }
 
 void drop_other_senses(Checkpoint& checkpoint) {

@@ -13,6 +13,9 @@ ArchSpec text_half_spec(const ConfigReader& text_config,
                         Checkpoint& checkpoint,
                         MakeSpec make_spec);
 
+// Only that: names as the text model alone has them.
+void name_as_text_model(Checkpoint& checkpoint);
+
 // Drops what belongs to seeing and hearing.
 void drop_other_senses(Checkpoint& checkpoint);
 

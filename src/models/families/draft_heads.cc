@@ -1,6 +1,7 @@
 // Where checkpoints have the head for predicting several tokens, which the
 // families' own functions drop: beside a layer after the last (deepseek_v3 and
-// others), or apart (mimo, mimo_v2_flash, exaone_moe, qwen3_next, qwen3_5).
+// others; within kimi_k25 and kimi_vl, too), or apart (mimo, mimo_v2_flash,
+// exaone_moe, qwen3_next, qwen3_5).
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include <mlxlm/error.h>
 
 #include "models/family.h"
+#include "models/text_half.h"
 #include "models/weight_names.h"
 
 namespace mlxlm {
@@ -46,6 +48,12 @@ void append(json& config, const char* key, const json& value) {
   if (list != config.end() && list->is_array()) list->push_back(value);
 }
 
+// The part that is about text, where there are others.
+json& text_of(json& config) {
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object() ? *text : config;
+}
+
 // A head under "mtp.", with norms and projection beside its layers.
 void place_apart(json& config, Checkpoint& checkpoint) {
   const auto path = add_layer(config, checkpoint, "mtp.layers.");
@@ -64,6 +72,11 @@ DraftHeadSpec place_deepseek_head(json& config, Checkpoint& checkpoint) {
               {{Action::drop, path + "embed_tokens.*"},
                {Action::drop, path + "shared_head.head.*"}});
   return {};
+}
+
+DraftHeadSpec place_kimi_head(json& config, Checkpoint& checkpoint) {
+  name_as_text_model(checkpoint);
+  return place_deepseek_head(text_of(config), checkpoint);
 }
 
 DraftHeadSpec place_mimo_head(json& config, Checkpoint& checkpoint) {
@@ -101,9 +114,7 @@ DraftHeadSpec place_exaone_moe_head(json& config, Checkpoint& checkpoint) {
 }
 
 DraftHeadSpec place_qwen_hybrid_head(json& config, Checkpoint& checkpoint) {
-  const auto text = config.find("text_config");
-  place_apart(text != config.end() && text->is_object() ? *text : config,
-              checkpoint);
+  place_apart(text_of(config), checkpoint);
   return {.attention = true};
 }
 
