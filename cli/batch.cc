@@ -41,8 +41,9 @@ repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop,
 ignore_eos, priority, tenant. What a line doesn't say, the options say.
 
 A line of the output: {"id", "text", "tokens", "finish_reason",
-"prompt_tokens"}, or {"id", "error"} for a request that can't be answered.
-Answers are written as they end. Started again with the same output, batch
+"prompt_tokens", "reused_tokens"}, the last of the prompt and not read but kept
+of another request of the tenant, or {"id", "error"} for a request that can't be
+answered. Answers are written as they end. Started again with the same output, batch
 answers only what isn't there yet.
 
 Exit codes: 0 done, 1 a request or the whole failed, 2 wrong usage, 130 Ctrl-C.)";
@@ -53,6 +54,15 @@ struct Open {
   std::string text;
   std::vector<int> tokens;
 };
+
+std::uint64_t bytes_of(const std::string& option, const std::string& size) {
+  auto bytes = parse_bytes(size);
+  if (!bytes) {
+    throw UsageError(option + " takes a size such as 6G or 512MiB, not \"" +
+                     size + "\"");
+  }
+  return *bytes;
+}
 
 class Batch {
  public:
@@ -75,6 +85,7 @@ class Batch {
   int max_tokens_ = 100;
   BatchOptions batch_;
   std::string memory_;
+  std::string prefix_memory_ = "512M";
 
   std::optional<RequestReader> reader_;
   CancelToken cancel_;
@@ -119,6 +130,14 @@ void Batch::add_to(CLI::App& command) {
                   memory_,
                   "Memory for all caches, e.g. 2G; default: 90 %\n"
                   "of what is free")
+      ->type_name("SIZE")
+      ->group(kBatch);
+  command
+      .add_option("--prefix-memory",
+                  prefix_memory_,
+                  "Memory to keep prompts in, of which requests\n"
+                  "that begin alike are not read again; 0: none")
+      ->capture_default_str()
       ->type_name("SIZE")
       ->group(kBatch);
   sampling_.add_to(command);
@@ -195,7 +214,8 @@ void Batch::take(const BatchPart& part, AnswersFile& answers) {
                    {"text", open.text},
                    {"tokens", open.tokens},
                    {"finish_reason", reason},
-                   {"prompt_tokens", part.part.prompt_tokens}});
+                   {"prompt_tokens", part.part.prompt_tokens},
+                   {"reused_tokens", part.part.reused_tokens}});
     ++num_answered_;
   }
   open_.erase(part.row);
@@ -210,12 +230,10 @@ void Batch::run() {
   check();
   sampling_.apply_seed();
   if (!memory_.empty()) {
-    batch_.memory_budget_bytes = parse_bytes(memory_);
-    if (!batch_.memory_budget_bytes) {
-      throw UsageError("--memory takes a size such as 6G or 512MiB, not \"" +
-                       memory_ + "\"");
-    }
+    batch_.memory_budget_bytes = bytes_of("--memory", memory_);
   }
+  const std::uint64_t prefix_bytes =
+      bytes_of("--prefix-memory", prefix_memory_);
   std::ifstream file;
   if (input_ != "-") {
     file.open(input_);
@@ -227,6 +245,10 @@ void Batch::run() {
   GenerateOptions defaults;
   defaults.max_tokens = max_tokens_;
   cache_.apply_to(defaults);
+  if (prefix_bytes > 0) {
+    defaults.prefix_store = std::make_shared<PrefixStore>(
+        PrefixStoreOptions{.max_bytes = prefix_bytes});
+  }
   reader_.emplace(loaded.tokenizer,
                   defaults,
                   sampling_.sampler_options(loaded.tokenizer.get()),

@@ -187,6 +187,7 @@ BatchRequest RequestReader::read(const json& line) const {
   fields.read("ignore_eos", options.ignore_eos);
   fields.read("priority", request.priority);
   fields.read("tenant", request.tenant);
+  options.prefix_tenant = request.tenant;
   if (const json* stop = fields.find("stop")) {
     options.stop_texts = stops_of(*stop);
   }

@@ -38,7 +38,9 @@ using RowId = std::uint64_t;
 struct BatchRequest {
   std::vector<int> prompt;  // token ids; may be empty with input embeddings
   // As of stream_generate(); of drafts n-grams only. A random sampler draws
-  // independently of the other rows if it has a seed of its own.
+  // independently of the other rows if it has a seed of its own. Rows with the
+  // same prefix store read what their prompts have in common once: those that
+  // come later wait for it.
   GenerateOptions options = {};
   int priority = 0;         // higher ones start first
   std::string tenant = {};  // tenants of one priority take turns
@@ -72,6 +74,7 @@ struct BatchStats {
   std::uint64_t passes = 0;
   std::uint64_t prompt_tokens = 0;
   std::uint64_t generation_tokens = 0;
+  std::uint64_t reused_tokens = 0;  // found in prefix stores, not read
   std::uint64_t preemptions = 0;
   // Time of passes, by the share of prompt tokens and others in each.
   double prompt_seconds = 0;

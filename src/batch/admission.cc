@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "batch/shared_prefixes.h"
 #include "cache/rows.h"
 #include "load/memory.h"
 
@@ -86,13 +87,19 @@ void Admission::queue_again(std::unique_ptr<Row> row) {
 
 std::unique_ptr<Row> Admission::next(
     const std::vector<std::unique_ptr<Row>>& running) {
-  if (waiting_.empty()) return nullptr;
   auto counts = rows_by_tenant(running);
   auto better = [&](const auto& a, const auto& b) {
     return std::pair(-a->request.priority, counts[a->request.tenant]) <
            std::pair(-b->request.priority, counts[b->request.tenant]);
   };
-  auto chosen = std::min_element(waiting_.begin(), waiting_.end(), better);
+  auto chosen = waiting_.end();
+  for (auto each = waiting_.begin(); each != waiting_.end(); ++each) {
+    if ((chosen == waiting_.end() || better(*each, *chosen)) &&
+        !waits_for_prefix(**each, running)) {
+      chosen = each;
+    }
+  }
+  if (chosen == waiting_.end()) return nullptr;
   Row& row = **chosen;
   const std::uint64_t bytes = bytes_of(
       row,

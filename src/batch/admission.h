@@ -28,7 +28,7 @@ class Admission {
   void queue_again(std::unique_ptr<Row> row);
 
   // The next to start beside `running`, or null: none waits, or it must wait
-  // for memory.
+  // for memory or for a prefix that is being read.
   std::unique_ptr<Row> next(const std::vector<std::unique_ptr<Row>>& running);
 
   // Reserves for what the rows have grown by. Returns the row to preempt if the

@@ -43,6 +43,7 @@ BatchStats BatchStats::operator-(const BatchStats& before) const {
   window.passes -= before.passes;
   window.prompt_tokens -= before.prompt_tokens;
   window.generation_tokens -= before.generation_tokens;
+  window.reused_tokens -= before.reused_tokens;
   window.preemptions -= before.preemptions;
   window.prompt_seconds -= before.prompt_seconds;
   window.generation_seconds -= before.generation_seconds;

@@ -9,6 +9,7 @@
 #include "batch/admission.h"
 #include "batch/pass.h"
 #include "batch/row.h"
+#include "batch/shared_prefixes.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/under_way.h"
@@ -92,12 +93,13 @@ class BatchGenerator::Impl {
     }
     check_drafts(parts, failures, out);
     for (const auto& [row, message] : failures) {
+      row->failed = true;
       if (!ended(*row)) {
         out.push_back({row->id, row->answer.end("error"), message});
       }
     }
     count(parts, std::chrono::duration<double>(Clock::now() - start).count());
-    std::erase_if(running_, [](const auto& row) { return ended(*row); });
+    let_go_of_ended(running_);
     return out;
   }
 
@@ -110,6 +112,9 @@ class BatchGenerator::Impl {
 
   void remove(RowId id) {
     auto is_row = [&](const auto& row) { return row->id == id; };
+    for (const auto& row : running_) {
+      if (is_row(row)) store_text(*row);
+    }
     if (std::erase_if(running_, is_row) +
             std::erase_if(admission_.waiting(), is_row) ==
         0) {
@@ -149,13 +154,15 @@ class BatchGenerator::Impl {
   static bool ended(const Row& row) { return row.answer.ended(); }
 
   static ReadCache read_cache(const Row& row) {
-    ReadCache read{fork_prompt_cache(*row.cache), row.to_read.tokens};
-    read.tokens.resize(std::min<std::size_t>(read.tokens.size(), row.num_read));
-    read.tokens.insert(
-        read.tokens.end(),
-        row.given.begin() + row.num_given_before,
-        row.given.end() - (row.drafts ? row.drafts->num_unread() : 0));
-    return read;
+    return {fork_prompt_cache(*row.cache), row.read_tokens()};
+  }
+
+  template <class Container>
+  static void let_go_of_ended(Container& rows) {
+    std::erase_if(rows, [](const auto& row) {
+      if (ended(*row) && !row->failed) store_text(*row);
+      return ended(*row);
+    });
   }
 
   template <class Container>
@@ -164,7 +171,7 @@ class BatchGenerator::Impl {
       const auto reason = interruption_of(row->options());
       if (!reason.empty()) out.push_back({row->id, row->answer.end(reason)});
     }
-    std::erase_if(rows, [](const auto& row) { return ended(*row); });
+    let_go_of_ended(rows);
   }
 
   // Where a draft would follow the token under way, it is waited for; rows of
@@ -185,7 +192,7 @@ class BatchGenerator::Impl {
         drafts.propose(row->tokens_left());
       }
     }
-    std::erase_if(running_, [](const auto& row) { return ended(*row); });
+    let_go_of_ended(running_);
   }
 
   // Gives out what stands of the drafts, and takes the rest back.
@@ -221,9 +228,10 @@ class BatchGenerator::Impl {
   }
 
   // Rows go back to the queue until the caches of the others fit. Their tokens
-  // are read again later.
+  // are read again later, as far as they aren't stored.
   void preempt(std::vector<BatchPart>& out) {
     while (Row* row = admission_.over_budget(running_)) {
+      store_text(*row);
       if (row->drawn) give_out(*row, *std::exchange(row->drawn, {}), out);
       auto found = std::ranges::find_if(
           running_, [&](const auto& each) { return each.get() == row; });
@@ -255,6 +263,8 @@ class BatchGenerator::Impl {
            num_reading < options_.max_prompt_rows) {
       auto row = admission_.next(running_);
       if (row == nullptr) return;
+      stats_.reused_tokens +=
+          static_cast<std::uint64_t>(begin_with_prefix(*row, running_));
       if (!std::exchange(row->begun, true)) row->answer.begin();
       running_.push_back(std::move(row));
       ++num_reading;
@@ -282,6 +292,7 @@ class BatchGenerator::Impl {
     }
     for (const PassPart& part : parts) {
       const Row& row = *part.row;
+      if (part.of_prompt) store_checkpoint(row);
       const auto& progress = row.options().prompt_progress;
       if (progress && part.of_prompt && row.num_given_before == 0) {
         progress(row.num_read, row.to_read.length);

@@ -128,7 +128,7 @@ void note_read(const PassPart& part) {
 
 // How many tokens of its prompt a row reads next.
 int next_chunk(const Row& row, int most) {
-  const int step = row.options().prefill_step_tokens;
+  const int step = tokens_to_checkpoint(row.num_read, row.options());
   if (!row.depends_on_chunks) {
     return std::min({most, step, row.num_left()});
   }

@@ -4,6 +4,7 @@
 // once all are read, every token given out but those that `drafts` has unread.
 #pragma once
 
+#include <algorithm>
 #include <climits>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "generate/memory_estimate.h"
 #include "generate/options.h"
 #include "generate/prefill.h"
+#include "generate/prefix_access.h"
 #include "generate/sampling.h"
 
 namespace mlxlm {
@@ -41,6 +43,7 @@ struct Row {
                           options().max_kv_size > 0 ||
                           kv_quantization(options())) {
     if (options().draft == DraftKind::ngram) make_drafts();
+    if (options().prefix_store) prefixes.emplace(model, options());
   }
   Row(const Row&) = delete;
   Row& operator=(const Row&) = delete;
@@ -52,6 +55,15 @@ struct Row {
   int num_tokens() const {
     return first_offset + num_read + static_cast<int>(given.size()) -
            num_given_before + (drafts ? DraftLength::kMaxDrafts : 0);
+  }
+  // Those that came with the cache aside.
+  std::vector<int> read_tokens() const {
+    std::vector<int> tokens = to_read.tokens;
+    tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(num_read)));
+    tokens.insert(tokens.end(),
+                  given.begin() + num_given_before,
+                  given.end() - (drafts ? drafts->num_unread() : 0));
+    return tokens;
   }
   int tokens_left() const {
     const int most = options().max_tokens;
@@ -81,7 +93,9 @@ struct Row {
   bool depends_on_chunks;
   const CacheEstimate* estimate = nullptr;  // Admission's, of its cache
   bool begun = false;
-  std::unique_ptr<RowDrafts> drafts;  // null: none are made
+  bool failed = false;
+  std::optional<PrefixAccess> prefixes;  // none: no store
+  std::unique_ptr<RowDrafts> drafts;     // null: none are made
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
   std::vector<int> given;        // tokens given out
   int num_given_before = 0;      // of them, those in to_read

@@ -106,12 +106,14 @@ void check_options(const std::vector<int>& prompt,
   check_at_least("quantized_kv_start", options.quantized_kv_start, 0);
   kv_quantization(options);
   check_stops(options);
+}
+
+void check_no_prefix_store(const GenerateOptions& options) {
   if (options.prefix_store) {
-    throw Error(
-        ErrorKind::unsupported,
-        "a prefix store is used by stream_generate() and generate() "
-        "only; elsewhere look up with PrefixStore::find() and give what "
-        "is found as prompt_cache");
+    throw Error(ErrorKind::unsupported,
+                "a prefix store is used by stream_generate(), generate() and "
+                "batches only; elsewhere look up with PrefixStore::find() and "
+                "give what is found as prompt_cache");
   }
 }
 

@@ -16,6 +16,9 @@ void check_options(const std::vector<int>& prompt,
 // Throws Error{argument} naming the option.
 void check_at_least(const char* option, int value, int least);
 
+// Throws Error{unsupported} if there is one.
+void check_no_prefix_store(const GenerateOptions& options);
+
 // Throws Error{argument} if max_tokens is 0: nothing could be given out.
 void check_max_tokens(const GenerateOptions& options);
 

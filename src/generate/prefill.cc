@@ -40,9 +40,6 @@ void apply_quantization(PromptCache& cache, const GenerateOptions& options) {
   }
 }
 
-namespace {
-
-// Of a prompt, how many tokens to read next, at most, to pause at checkpoints.
 int tokens_to_checkpoint(int done, const GenerateOptions& options) {
   int tokens = options.prefill_step_tokens;
   for (int position : options.prompt_checkpoints) {
@@ -50,8 +47,6 @@ int tokens_to_checkpoint(int done, const GenerateOptions& options) {
   }
   return tokens;
 }
-
-}  // namespace
 
 void prefill(Model& model,
              PromptCache& cache,

@@ -30,6 +30,10 @@ mx::array forward_part(Model& model,
 // quantize_prompt_cache() as the options say.
 void apply_quantization(PromptCache& cache, const GenerateOptions& options);
 
+// Of a prompt, how many tokens to read after `done`, at most, to pause at
+// checkpoints.
+int tokens_to_checkpoint(int done, const GenerateOptions& options);
+
 // Reads all but the last token, in parts of `count` tokens from `first` of the
 // prompt. `progress` is called with the number of tokens read: at the start and
 // after each part, which end at checkpoints, too. Throws Error{cancelled}

@@ -2,11 +2,11 @@
 // on the way and afterwards.
 #pragma once
 
-#include <span>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <mlxlm/generate.h>
+#include "generate/prefix_access.h"
 
 namespace mlxlm {
 
@@ -34,16 +34,13 @@ class PrefixReuse {
   void keep();
 
  private:
-  std::string key(bool quantized) const;
-  void find();
   void report(int done_tokens, int total_tokens);
-  bool is_checkpoint(int position) const;
-  bool changes_later(const PromptCache& cache) const;
   void put(int num_tokens);
 
-  ModelPtr model_;
   GenerateOptions options_;
+  std::optional<PrefixAccess> access_;
   std::vector<int> tokens_;  // the prompt and the answer
+  std::vector<int> checkpoints_;
   int prompt_tokens_ = 0;
   int read_tokens_ = 0;
   PrefixMatch match_;

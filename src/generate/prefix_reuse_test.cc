@@ -210,7 +210,7 @@ TEST(PrefixReuse, RefusesWhatItCannotKnow) {
   ModelPtr model = std::make_shared<ToyModel>();
   auto options = plain_options();
   options.prefix_store = std::make_shared<PrefixStore>();
-  expect_error(ErrorKind::unsupported, "stream_generate() and generate()", [&] {
+  expect_error(ErrorKind::unsupported, "stream_generate(), generate()", [&] {
     generate_step({1}, model, options);
   });
   PromptCache cache;

@@ -191,6 +191,7 @@ Session::State::Plan Session::State::plan() {
     }
   }
   check_options(plan.prompt.tokens, *model, generate);
+  check_no_prefix_store(generate);
   if (generate.draft_model) {
     check_options(plan.prompt.tokens, *generate.draft_model, generate);
   }

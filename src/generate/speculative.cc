@@ -307,6 +307,7 @@ std::unique_ptr<TokenGenerator> speculative_generate_step(
   }
   draft_kind(*model, drafting);
   check_options(prompt, *model, drafting);
+  check_no_prefix_store(drafting);
   if (drafting.draft_model) {
     check_options(prompt, *drafting.draft_model, drafting);
   }

@@ -106,6 +106,7 @@ std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
                                               ModelPtr model,
                                               const GenerateOptions& options) {
   check_options(prompt, *model, options);
+  check_no_prefix_store(options);
   return std::make_unique<StepGenerator>(
       Prompt{prompt, options.input_embeddings, prompt_length(prompt, options)},
       std::move(model),

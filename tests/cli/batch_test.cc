@@ -75,6 +75,32 @@ TEST_F(CliBatch, AnswersAreGenerates) {
   EXPECT_EQ(answers["9"]["tokens"], text["tokens"]);
 }
 
+TEST_F(CliBatch, RequestsThatBeginAlikeAreReadOnce) {
+  auto request = [](int id, const std::string& tenant, int last) {
+    std::vector<int> tokens(40, 65);
+    tokens.push_back(last);
+    return json{{"id", id},
+                {"tokens", tokens},
+                {"max_tokens", 3},
+                {"tenant", tenant},
+                {"ignore_eos", true}}
+               .dump() +
+           "\n";
+  };
+  const std::string input =
+      request(0, "a", 66) + request(1, "a", 67) + request(2, "b", 68);
+  auto warm = answers_in(batch({}, input).output);
+  auto cold = answers_in(batch({"--prefix-memory", "0"}, input).output);
+  ASSERT_EQ(warm.size(), 3u);
+  ASSERT_EQ(cold.size(), 3u);
+  for (const auto& [id, answer] : warm) {
+    EXPECT_EQ(answer["tokens"], cold[id]["tokens"]);
+    EXPECT_EQ(answer["reused_tokens"], id == "1" ? 40 : 0);
+    EXPECT_EQ(cold[id]["reused_tokens"], 0);
+  }
+  EXPECT_EQ(batch({"--prefix-memory", "much"}).exit_code, 2);
+}
+
 TEST_F(CliBatch, FaultsAreTheirLinesOwn) {
   const auto result = batch({}, R"({"id": 1, "tokens": [65], "max_tokens": 2}
 not JSON
