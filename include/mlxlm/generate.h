@@ -64,10 +64,11 @@ struct GenerateOptions {
   // Ids that the prompt cache holds, where processors (penalties) and drafts
   // are to know of them.
   std::vector<int> earlier_tokens;
-  // Instead of a prompt cache, for stream_generate(), generate() and batches:
-  // what is stored of the prompt is not read again, and afterwards the prompt
-  // and the answer are stored. Nothing is shared between tenants, nor between
-  // models or options that make caches differ. Refused with input embeddings.
+  // Instead of a prompt cache, for stream_generate(), generate(), batches
+  // and sessions: what is stored of the prompt is not read again, and
+  // afterwards the prompt and the answer are stored. Nothing is shared between
+  // tenants, nor between models or options that make caches differ. Refused
+  // with input embeddings.
   std::shared_ptr<PrefixStore> prefix_store;
   std::string prefix_tenant;
   // Positions in the prompt where a message ends. Reading it pauses there; with

@@ -51,7 +51,9 @@ enum class FullContext {
 
 struct SessionOptions {
   // Of every answer. prompt_cache is not used; max_kv_size, draft_model and the
-  // KV quantization belong to the session and stay as they are.
+  // KV quantization belong to the session and stay as they are. What sessions
+  // with the same prefix_store (and tenant) have in common, such as a system
+  // message, is read by the first of them only.
   GenerateOptions generate;
   std::string template_kwargs_json;  // as in ChatTemplateOptions
   int context_tokens = 0;            // 0: what the model was made for
@@ -63,7 +65,8 @@ struct SessionOptions {
   std::size_t checkpoint_bytes = std::size_t{1} << 30;
 };
 
-// What an answer cost. prompt_tokens is reused_tokens plus what was read.
+// What an answer cost. prompt_tokens is reused_tokens, of the session's own
+// cache or the prefix store, plus what was read.
 struct TurnStatistics {
   int prompt_tokens = 0;
   int reused_tokens = 0;

@@ -24,7 +24,9 @@ class AnswerStream : public GenerationStream::Impl {
       : state_(std::move(state)),
         plan_(std::move(plan)),
         before_(std::move(before)),
-        generate_(state_->options.generate) {
+        generate_(state_->options.generate),
+        prefixes_(state_->prefixes()) {
+    generate_.prefix_store.reset();  // the session looks there itself
     state_->answering = true;
   }
 
@@ -86,6 +88,7 @@ class AnswerStream : public GenerationStream::Impl {
         if (boundary > num_read_ && boundary < length) {
           state_->read(tokens, num_read_, boundary, with_progress());
           state_->cache.mark(num_read_, state_->options.checkpoint_bytes);
+          store(std::span(tokens).first(num_read_));
         }
       }
     } catch (const Error& error) {
@@ -118,6 +121,13 @@ class AnswerStream : public GenerationStream::Impl {
       }
     };
     return options;
+  }
+
+  // What the cache has read.
+  void store(std::span<const int> tokens) {
+    if (prefixes_) {
+      prefixes_->put(tokens, state_->cache.layers());
+    }
   }
 
   void take(GenerationResponse& part) {
@@ -154,6 +164,7 @@ class AnswerStream : public GenerationStream::Impl {
     }
     if (!is_lost) {
       remember_tokens();
+      store(state_->tokens.held());
     }
     state_->messages.push_back({"assistant", text_, ""});
     count();
@@ -197,6 +208,7 @@ class AnswerStream : public GenerationStream::Impl {
   Session::State::Plan plan_;
   std::vector<Message> before_;
   GenerateOptions generate_;
+  std::optional<PrefixAccess> prefixes_;
   std::optional<GenerationStream> stream_;
   Clock::time_point start_;
   double prompt_tps_ = 0;  // tokens per second

@@ -111,8 +111,9 @@ void check_options(const std::vector<int>& prompt,
 void check_no_prefix_store(const GenerateOptions& options) {
   if (options.prefix_store) {
     throw Error(ErrorKind::unsupported,
-                "a prefix store is used by stream_generate(), generate() and "
-                "batches only; elsewhere look up with PrefixStore::find() and "
+                "a prefix store is used by stream_generate(), generate(), "
+                "batches and sessions only; elsewhere look up with "
+                "PrefixStore::find() and "
                 "give what is found as prompt_cache");
   }
 }

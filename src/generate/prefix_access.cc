@@ -44,7 +44,9 @@ void refuse(const std::string& what) {
 
 }  // namespace
 
-PrefixAccess::PrefixAccess(ModelPtr model, const GenerateOptions& options)
+PrefixAccess::PrefixAccess(ModelPtr model,
+                           const GenerateOptions& options,
+                           const std::string& layout)
     : store_(options.prefix_store),
       message_ends_(options.prompt_checkpoints),
       checkpoint_tokens_(options.checkpoint_tokens),
@@ -64,6 +66,7 @@ PrefixAccess::PrefixAccess(ModelPtr model, const GenerateOptions& options)
   add(identity_of(options.draft_model, lasting));
   add(options.draft == DraftKind::mtp ? "mtp" : "");
   add(std::to_string(options.max_kv_size));
+  add(layout);
   // Quantized caches have a key of their own: the same beginning may have been
   // read plainly before quantization began.
   if (auto q = kv_quantization(options)) {

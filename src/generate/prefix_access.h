@@ -12,9 +12,12 @@ namespace mlxlm {
 
 class PrefixAccess {
  public:
-  // Of options with a store. Throws Error{argument} for what doesn't go with
-  // one.
-  PrefixAccess(ModelPtr model, const GenerateOptions& options);
+  // Of options with a store. `layout`: how caches differ from those that the
+  // model makes with these options. Throws Error{argument} for what doesn't go
+  // with a store.
+  PrefixAccess(ModelPtr model,
+               const GenerateOptions& options,
+               const std::string& layout = "");
 
   PrefixMatch find(std::span<const int> tokens) const;
   // All that `cache` has read; a warning if it can't be kept.

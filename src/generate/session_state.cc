@@ -191,7 +191,6 @@ Session::State::Plan Session::State::plan() {
     }
   }
   check_options(plan.prompt.tokens, *model, generate);
-  check_no_prefix_store(generate);
   if (generate.draft_model) {
     check_options(plan.prompt.tokens, *generate.draft_model, generate);
   }
@@ -220,6 +219,30 @@ void Session::State::make_layers() {
   }
 }
 
+// Caches that rotate by FullContext are others than those of the model.
+std::optional<PrefixAccess> Session::State::prefixes() const {
+  if (!options.generate.prefix_store) {
+    return std::nullopt;
+  }
+  return PrefixAccess(model,
+                      options.generate,
+                      options.when_full == FullContext::rotate ? "rotate" : "");
+}
+
+int Session::State::reuse_prefix(const ChatPrompt& prompt, int reused) {
+  const auto store = prefixes();
+  auto match = store ? store->find(prompt.tokens) : PrefixMatch{};
+  if (match.reused_tokens <= reused) {
+    return reused;
+  }
+  cache = RewindableCache(std::move(match.cache));
+  tokens.set(prompt, match.reused_tokens);
+  if (cache.needs_marks()) {
+    cache.mark(match.reused_tokens, options.checkpoint_bytes);
+  }
+  return match.reused_tokens;
+}
+
 int Session::State::rewind_for(Plan& plan) {
   make_layers();
   // At least one token is read: it gives the next one.
@@ -233,10 +256,13 @@ int Session::State::rewind_for(Plan& plan) {
     }
   }
   int reused = cache.rewind(tokens.count(), common);
-  make_layers();  // if nothing was left
   tokens.truncate(reused);
+  if (reused == 0 || reused < common) {
+    reused = reuse_prefix(prompt, reused);
+  }
+  make_layers();  // if nothing was left
   plan.statistics.reused_tokens = reused;
-  plan.statistics.reread_tokens = common - reused;
+  plan.statistics.reread_tokens = std::max(common - reused, 0);
   // The first boundary is only worth it if it is new.
   if (plan.boundaries.size() == 2 &&
       plan.boundaries.front() < reused + kLeastTokensBetweenMarks) {

@@ -8,6 +8,7 @@
 #include <mlxlm/session.h>
 
 #include "generate/chat_tokens.h"
+#include "generate/prefix_access.h"
 #include "generate/rewindable_cache.h"
 
 namespace mlxlm {
@@ -47,6 +48,9 @@ class Session::State {
             int to,
             const GenerateOptions& generate);
 
+  // The prefix store of the options, if they have one.
+  std::optional<PrefixAccess> prefixes() const;
+
   // Takes a saved model's cache that has read the tokens that are held.
   void adopt(PromptCache layers);
 
@@ -65,6 +69,9 @@ class Session::State {
   bool answering = false;
 
  private:
+  // Takes what others have read of the prompt, if that is more than `reused`;
+  // returns how much there is then.
+  int reuse_prefix(const ChatPrompt& prompt, int reused);
   // Fresh caches, if there are none.
   void make_layers();
   std::string rendered(std::size_t num_messages, bool for_answer) const;
