@@ -92,7 +92,8 @@ struct ReadCache {
   std::vector<int> tokens;  // without those of a cache that came with the row
 };
 
-// Used by one thread at a time; CancelToken may be used from any.
+// Used by one thread at a time; CancelToken may be used from any. One that was
+// moved from throws Error{argument} on every call.
 class BatchGenerator {
  public:
   // The tokenizer may be null: there is no text then, and the model's
@@ -132,6 +133,7 @@ class BatchGenerator {
 
  private:
   class Impl;
+  Impl& impl() const;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -153,7 +155,8 @@ struct BatchReturns {
 };
 
 // One request of an Engine. Movable; used by one thread at a time. The answer
-// is cancelled when its handle goes.
+// is cancelled when its handle goes. One that was moved from throws
+// Error{argument} on every call.
 class PendingAnswer {
  public:
   class Impl;
@@ -176,6 +179,7 @@ class PendingAnswer {
   void cancel();
 
  private:
+  Impl& impl() const;
   std::shared_ptr<Impl> impl_;
 };
 

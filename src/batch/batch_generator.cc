@@ -27,8 +27,9 @@ void check_request(const BatchRequest& request, const Model& model) {
   if (options.draft_model ||
       (options.draft != DraftKind::none && options.draft != DraftKind::ngram)) {
     throw Error(ErrorKind::unsupported,
-                "in a batch n-grams alone can draft: set draft to ngram, or "
-                "leave draft and draft_model out");
+                "in a batch n-grams alone can draft, as a draft model or head "
+                "would have to run for each row by itself: set draft to ngram, "
+                "or leave draft and draft_model out");
   }
   check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
 }
@@ -65,6 +66,7 @@ class BatchGenerator::Impl {
     auto row = std::make_unique<Row>(
         next_id_, std::move(request), model_, tokenizer_.get());
     check_quantization(*row->cache, row->to_read.length, row->options());
+    warn_of_length(*model_, row->first_offset + row->to_read.length);
     check_given_cache(*row, *model_);
     admission_.check(*row);
     admission_.queue(std::move(row));
@@ -355,11 +357,18 @@ BatchGenerator::BatchGenerator(BatchGenerator&&) noexcept = default;
 BatchGenerator& BatchGenerator::operator=(BatchGenerator&&) noexcept = default;
 BatchGenerator::~BatchGenerator() = default;
 
-RowId BatchGenerator::insert(BatchRequest request) {
-  return impl_->insert(std::move(request));
+BatchGenerator::Impl& BatchGenerator::impl() const {
+  if (!impl_) {
+    throw Error(ErrorKind::argument, "the batch generator was moved from");
+  }
+  return *impl_;
 }
 
-std::vector<BatchPart> BatchGenerator::next() { return impl_->next(); }
+RowId BatchGenerator::insert(BatchRequest request) {
+  return impl().insert(std::move(request));
+}
+
+std::vector<BatchPart> BatchGenerator::next() { return impl().next(); }
 
 std::vector<BatchPart> BatchGenerator::next_generated() {
   std::vector<BatchPart> parts;
@@ -367,15 +376,15 @@ std::vector<BatchPart> BatchGenerator::next_generated() {
   return parts;
 }
 
-bool BatchGenerator::empty() const { return impl_->empty(); }
-std::size_t BatchGenerator::num_rows() const { return impl_->num_rows(); }
-void BatchGenerator::remove(RowId row) { impl_->remove(row); }
+bool BatchGenerator::empty() const { return impl().empty(); }
+std::size_t BatchGenerator::num_rows() const { return impl().num_rows(); }
+void BatchGenerator::remove(RowId row) { impl().remove(row); }
 
 ReadCache BatchGenerator::extract_cache(RowId row) const {
-  return impl_->extract_cache(row);
+  return impl().extract_cache(row);
 }
 
-BatchStats BatchGenerator::stats() const { return impl_->stats(); }
-void BatchGenerator::close() { impl_->close(); }
+BatchStats BatchGenerator::stats() const { return impl().stats(); }
+void BatchGenerator::close() { impl().close(); }
 
 }  // namespace mlxlm

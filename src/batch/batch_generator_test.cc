@@ -464,6 +464,48 @@ TEST_F(BatchTest, RefusesWhatCantRun) {
   });
 }
 
+// Whatever is refused or fails, a row beside it goes on as it was.
+TEST_F(BatchTest, OthersGoOnBesideErrors) {
+  auto good = request("good", {.max_tokens = 25});
+  BatchGenerator batch(
+      model_, tokenizer_, {.memory_budget_bytes = std::uint64_t{1} << 20});
+  batch.insert(good);
+  batch.next();
+  GenerateOptions combined;
+  combined.draft = DraftKind::mtp;
+  expect_error(ErrorKind::unsupported, "for each row by itself", [&] {
+    batch.insert(request("x", combined));
+  });
+  expect_error(ErrorKind::memory, "of 100007 tokens needs about", [&] {
+    batch.insert(request(std::string(100000, 'x'), {.max_tokens = 7}));
+  });
+  expect_error(ErrorKind::argument, "max_tokens is 0", [&] {
+    batch.insert(request("x", {.max_tokens = 0}));
+  });
+  expect_error(ErrorKind::argument, "vocabulary", [&] {
+    batch.insert({.prompt = {ToyModel::kVocabulary}});
+  });
+  const RowId removed = batch.insert(request("x"));
+  batch.remove(removed);
+  expect_error(ErrorKind::argument, "no row 1", [&] { batch.remove(removed); });
+  BatchGenerator moved = std::move(batch);
+  expect_error(ErrorKind::argument, "moved from", [&] { batch.next(); });
+  auto rows = run(moved);
+  // The part of the first pass was taken above.
+  EXPECT_EQ(rows.size(), 1u);
+  expect_alone(good, rows[0]);
+}
+
+TEST_F(BatchTest, PromptsBeyondTheContextAreToldOf) {
+  std::string logged;
+  set_log_handler([&](LogLevel, std::string_view text) { logged = text; });
+  BatchGenerator batch(model_, tokenizer_);
+  batch.insert(request(std::string(513, 'x'), {.max_tokens = 1}));
+  set_log_handler({});
+  EXPECT_NE(logged.find("513 tokens, more than the 512"), std::string::npos)
+      << logged;
+}
+
 TEST_F(BatchTest, AllAtOnce) {
   std::vector<BatchRequest> requests{request("one", {.max_tokens = 4}),
                                      request("another", {.max_tokens = 7})};

@@ -87,16 +87,23 @@ PendingAnswer::~PendingAnswer() {
   if (impl_) impl_->cancel();
 }
 
+PendingAnswer::Impl& PendingAnswer::impl() const {
+  if (!impl_) {
+    throw Error(ErrorKind::argument, "the answer's handle was moved from");
+  }
+  return *impl_;
+}
+
 std::optional<GenerationResponse> PendingAnswer::next() {
-  return impl_->next(std::nullopt);
+  return impl().next(std::nullopt);
 }
 
 std::optional<GenerationResponse> PendingAnswer::next_within(
     std::chrono::milliseconds time) {
-  return impl_->next(time);
+  return impl().next(time);
 }
 
-bool PendingAnswer::ended() const { return impl_->ended(); }
+bool PendingAnswer::ended() const { return impl().ended(); }
 
 std::string PendingAnswer::text() {
   std::string text;
@@ -104,7 +111,7 @@ std::string PendingAnswer::text() {
   return text;
 }
 
-void PendingAnswer::cancel() { impl_->cancel(); }
+void PendingAnswer::cancel() { impl().cancel(); }
 
 namespace {
 

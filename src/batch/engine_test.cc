@@ -141,6 +141,17 @@ TEST_F(EngineTest, EndsWithAnswersUnderWay) {
   EXPECT_EQ(reason, "cancelled");
 }
 
+TEST_F(EngineTest, DeadHandles) {
+  Engine engine(model_, tokenizer_);
+  auto answer = engine.submit(request("x", 3));
+  auto other = std::move(answer);
+  expect_error(ErrorKind::argument, "moved from", [&] { answer.next(); });
+  expect_error(ErrorKind::argument, "moved from", [&] { answer.cancel(); });
+  EXPECT_EQ(other.text(), alone("x", 3));
+  EXPECT_FALSE(other.next());
+  other.cancel();  // too late, and no harm
+}
+
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
   constexpr int kThreads = 32;
   constexpr int kRequests = 4;

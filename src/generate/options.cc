@@ -187,18 +187,22 @@ void check_quantization(const PromptCache& cache,
   }
 }
 
+void warn_of_length(const Model& model, std::int64_t num_tokens) {
+  int context = model.context_tokens();
+  if (context > 0 && num_tokens > context) {
+    log_warning("the prompt has " + std::to_string(num_tokens) +
+                " tokens, more than the " + std::to_string(context) +
+                " that the model was made for; the answer may be poor");
+  }
+}
+
 void check_length(Model& model,
                   int num_prompt_tokens,
                   const PromptCache& cache,
                   const GenerateOptions& options) {
   std::int64_t total =
       std::int64_t{num_prompt_tokens} + prompt_cache_offset(cache);
-  int context = model.context_tokens();
-  if (context > 0 && total > context) {
-    log_warning("the prompt has " + std::to_string(total) +
-                " tokens, more than the " + std::to_string(context) +
-                " that the model was made for; the answer may be poor");
-  }
+  warn_of_length(model, total);
   check_memory(model, static_cast<int>(total), cache, options);
 }
 

@@ -1,6 +1,7 @@
 // What is checked before a generation starts.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -42,8 +43,11 @@ void check_quantization(const PromptCache& cache,
                         int num_prompt_tokens,
                         const GenerateOptions& options);
 
-// Warns if the prompt is longer than the model's context; throws Error{memory}
-// with the estimate if its keys and values can't fit.
+// Warns if a prompt is longer than the model's context.
+void warn_of_length(const Model& model, std::int64_t num_tokens);
+
+// The same; throws Error{memory} with the estimate if its keys and values can't
+// fit.
 void check_length(Model& model,
                   int num_prompt_tokens,
                   const PromptCache& cache,
