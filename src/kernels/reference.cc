@@ -31,6 +31,18 @@ mx::array matrix_product(const mx::array& x, const Linear& linear) {
   return mx::matmul(x, mx::transpose(mx::astype(linear.weight, x.dtype())));
 }
 
+// By the table in use, which may be faster.
+mx::array rotated_product(const mx::array& x, const Linear& linear) {
+  auto plain = linear;
+  plain.rotation.reset();
+  plain.low_rank.reset();
+  plain.bias.reset();
+  auto y = table().linear_residual(
+      rotate(x, *linear.rotation), plain, nullptr, nullptr, 1.0f);
+  linear.prepared = plain.prepared;
+  return y;
+}
+
 mx::array norm(const mx::array& x, const Norm& norm) {
   auto y = norm.kind == NormKind::rms
                ? mx::fast::rms_norm(x, norm.weight, norm.eps)
@@ -133,7 +145,8 @@ mx::array head(const mx::array& x,
 }  // namespace
 
 mx::array linear(const mx::array& x, const Linear& linear) {
-  auto y = matrix_product(x, linear);
+  auto y =
+      linear.rotation ? rotated_product(x, linear) : matrix_product(x, linear);
   if (const LowRank* low_rank = linear.low_rank.get()) {
     auto z = mx::matmul(mx::matmul(x, mx::astype(low_rank->a, x.dtype())),
                         mx::astype(low_rank->b, x.dtype()));
@@ -177,6 +190,16 @@ mx::array activate(const mx::array& x, Activation activation) {
   return x;
 }
 
+mx::array rotate(const mx::array& x, const InputRotation& rotation, bool back) {
+  auto y = mx::astype(x, mx::float32);
+  if (!back) y = mx::multiply(y, rotation.signs);
+  const float scale = 1 / std::sqrt(static_cast<float>(rotation.block));
+  y = mx::hadamard_transform(mx::reshape(y, {-1, rotation.block}), scale);
+  y = mx::reshape(y, x.shape());
+  if (back) y = mx::multiply(y, rotation.signs);
+  return mx::astype(y, x.dtype());
+}
+
 mx::array clamped_gate(const mx::array& gate,
                        const mx::array& up,
                        Activation activation,
@@ -189,7 +212,14 @@ mx::array clamped_gate(const mx::array& gate,
                ? mx::clip(up, limit(-clamp.up_limit), limit(clamp.up_limit))
                : up;
   if (clamp.up_offset != 0.0f) u = mx::add(u, limit(clamp.up_offset));
-  return mx::multiply(activate(g, activation), u);
+  auto bent = [&](const mx::array& x, float bend) {
+    return mx::multiply(mx::tanh(mx::divide(x, limit(bend))), limit(bend));
+  };
+  if (clamp.up_bend > 0.0f) u = bent(u, clamp.up_bend);
+  auto activated = clamp.gate_bend > 0.0f
+                       ? mx::multiply(bent(g, clamp.gate_bend), mx::sigmoid(g))
+                       : activate(g, activation);
+  return mx::multiply(activated, u);
 }
 
 namespace {

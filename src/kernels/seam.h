@@ -45,6 +45,14 @@ struct LowRank {
   std::optional<mx::array> row_scale;  // [N]
 };
 
+// What is done to a linear layer's inputs: x times the signs, then every block
+// of so many numbers through a Walsh-Hadamard matrix, normalized. The weights
+// are stored for inputs like these. Method: QuaRot, arXiv:2404.00456.
+struct InputRotation {
+  int block = 0;    // a power of two that divides K
+  mx::array signs;  // [K], -1 or 1
+};
+
 // y = x W^T + bias. Dense: weight [N, K]. Quantized: weight packed in uint32
 // [N, K * bits / 32] with scales (and affine biases) [N, K / group_size].
 // As an expert stack all of them have a leading [E].
@@ -59,10 +67,13 @@ struct Linear {
   int bits = 0;
   std::string mode = "affine";
   std::shared_ptr<const LowRank> low_rank;
+  std::shared_ptr<const InputRotation> rotation;  // not of expert stacks
   // What an implementation keeps beside the weights (repacked panels).
   mutable std::shared_ptr<void> prepared;
 
   bool quantized() const { return scales.has_value(); }
+  // Whether y is what is written above and nothing else.
+  bool plain() const { return !low_rank && !rotation; }
 };
 
 enum class Activation { silu, gelu, gelu_tanh, gelu_fast, relu, relu_squared };
@@ -99,10 +110,14 @@ struct GateClamp {
   float gate_max = std::numeric_limits<float>::infinity();
   float up_limit = std::numeric_limits<float>::infinity();
   float up_offset = 0.0f;
+  // Softly: bend * tanh(x / bend) in place of up, and in place of the x that
+  // silu multiplies by sigmoid(x) (SiTU); 0: off.
+  float gate_bend = 0.0f;
+  float up_bend = 0.0f;
 
   bool active() const {
     return std::isfinite(gate_max) || std::isfinite(up_limit) ||
-           up_offset != 0.0f;
+           up_offset != 0.0f || gate_bend > 0.0f || up_bend > 0.0f;
   }
 };
 
@@ -310,6 +325,11 @@ mx::array finish_layer(const Table& table,
 
 // The function in plain MLX.
 mx::array activate(const mx::array& x, Activation activation);
+
+// As described there, or from the basis of the weights `back`. x [..., K].
+mx::array rotate(const mx::array& x,
+                 const InputRotation& rotation,
+                 bool back = false);
 
 // GateClamp's formula in plain MLX. gate, up [..., F] -> [..., F].
 mx::array clamped_gate(const mx::array& gate,

@@ -30,6 +30,9 @@ struct Checkpoint {
   // Every quantized module by its path ("model.layers.0.mlp.up_proj"): it has
   // .weight, .scales and, if affine, .biases among the weights.
   std::unordered_map<std::string, Quantization> quantized;
+  // Modules whose inputs are rotated (kernels::InputRotation) in blocks of so
+  // many; they have .signs among the weights.
+  std::unordered_map<std::string, int> rotated;
   std::string source;  // the folder or file, for messages
 };
 

@@ -134,8 +134,15 @@ struct ExpertNames {
   std::string to_latent = "fc1_latent_proj", from_latent = "fc2_latent_proj";
   // nn::ExpertNorms.
   std::string chosen_norm, chosen_output_norm, shared_output_norm;
-  std::string latent_norm, each_gain;  // below the MLP
-  std::string output_gain;             // of the layer
+  std::string latent_norm, latent_output_norm, each_gain;  // below the MLP
+  std::string output_gain;                                 // of the layer
+};
+
+// nn::HyperConnection of every layer.
+struct HyperSpec {
+  int num_streams = 1;
+  int num_rounds = 1;
+  float eps = 0;
 };
 
 // A choice of experts in place of the MLP.
@@ -285,6 +292,8 @@ struct ArchSpec {
   std::optional<PerLayerInputSpec> per_layer_input;
   std::optional<AltUpSpec> altup;
   std::optional<NgramSpec> ngram;
+  std::optional<HyperSpec> hyper;
+  int block_layers = 0;  // that nn::ResidualBlocks takes together; 0: none
   std::vector<LayerSpec> layers;
   std::optional<DraftHeadSpec> draft_head;
   // The architecture chooses its caches itself; max_kv_size has no effect.

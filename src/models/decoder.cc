@@ -12,6 +12,7 @@
 #include <mlxlm/error.h>
 
 #include "cache/batch_cache.h"
+#include "models/stream_layer.h"
 #include "nn/linear.h"
 
 namespace mlxlm {
@@ -45,10 +46,6 @@ std::vector<kernels::TokenRun> runs_of(const PromptCache& cache,
     }
   }
   return runs;
-}
-
-const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
-  return norm ? &*norm : nullptr;
 }
 
 }  // namespace
@@ -143,6 +140,10 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
   norm_ = weights.norm(spec_.prefix + spec_.norm_name,
                        spec_.hidden_size,
                        spec_.final_norm_spec.value_or(spec_.norm));
+  if (spec_.block_layers > 0) {
+    last_depth_mix_ =
+        depth_mix(spec_, weights, spec_.prefix + "output_attn_res");
+  }
   if (!spec_.tied_head) {
     own_head_ = weights.linear(spec_.head_name,
                                spec_.vocabulary_size,
@@ -206,128 +207,6 @@ std::vector<Parameter> Decoder::parameters() const {
         return !parameter.name.starts_with(head);
       });
   return own;
-}
-
-// x and what the layer's mixer, if it isn't attention, makes of it.
-mx::array Decoder::mix(const Layer& layer,
-                       const mx::array& x,
-                       Cache* cache,
-                       Pass& pass) const {
-  const auto* mixer = std::get_if<MixerPtr>(&layer.mixer);
-  if (mixer == nullptr) return x;
-  auto run = [&](const mx::array& own,
-                 Cache* own_cache,
-                 std::span<const kernels::TokenRun> runs) {
-    return (**mixer)(
-        {own, pointer(layer.attention_norm), own_cache, runs, &pass.shared},
-        {pointer(layer.attention_output_norm), &own, spec_.residual_scale});
-  };
-  if (pass.runs.size() == 1 || !depends_on_chunks()) {
-    return run(x, cache, pass.runs);
-  }
-  auto next = pass.runs.begin();  // ropes differ from row to row
-  return each_row(x, cache, [&](const mx::array& own, Cache* own_cache) {
-    return run(own, own_cache, {&*next++, 1});
-  });
-}
-
-mx::array Decoder::run(const Layer& layer,
-                       const mx::array& x,
-                       Caches caches,
-                       Pass& pass) const {
-  const auto* attention_norm = pointer(layer.attention_norm);
-  std::optional<mx::array> heads;  // of attention
-  const kernels::Linear* out = nullptr;
-  if (auto* attention = std::get_if<nn::Attention>(&layer.mixer)) {
-    heads = attention->attend(x,
-                              attention_norm,
-                              caches.own,
-                              caches.other,
-                              passes_keys_on_ ? &pass.projected : nullptr);
-    out = &attention->o;
-  } else if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
-    heads = latent->attend(x, attention_norm, caches.own);
-    out = &latent->o;
-  }
-  const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  const bool plain = heads && !spec_.parallel && !layer.laurel &&
-                     !layer.shortcut && !layer.attention_mix;
-  if (dense != nullptr && dense->fusible() && plain) {
-    return kernels::finish_layer(
-        kernels::table(),
-        *heads,
-        x,
-        {.out = out,
-         .out_norm = pointer(layer.attention_output_norm),
-         .mlp_norm = pointer(layer.mlp_norm),
-         .gate = dense->gate ? &*dense->gate : nullptr,
-         .up = &dense->up,
-         .down = &dense->down,
-         .down_norm = pointer(layer.mlp_output_norm),
-         .activation = dense->activation,
-         .scale = spec_.residual_scale});
-  }
-  auto h = heads ? kernels::table().linear_residual(
-                       nn::in_token_order(*heads),
-                       *out,
-                       pointer(layer.attention_output_norm),
-                       layer.attention_mix ? nullptr : &x,
-                       spec_.residual_scale)
-                 : mix(layer, x, caches.own, pass);
-  if (layer.attention_mix) h = (*layer.attention_mix)(x, h);
-  if (layer.laurel) {
-    auto around = (*layer.laurel)(kernels::table().norm(x, *attention_norm));
-    h = mx::multiply(mx::add(h, around),
-                     mx::array(static_cast<float>(std::sqrt(0.5)), h.dtype()));
-  }
-  const auto& mlp_input = spec_.parallel ? x : h;
-  const bool shared_norm = spec_.parallel && !layer.mlp_norm;
-  const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
-  if (layer.shortcut) {
-    pass.shortcut = (*layer.shortcut)(mlp_input, mlp_norm, {});
-  }
-  const nn::Residual residual{pointer(layer.mlp_output_norm),
-                              layer.mlp_mix ? nullptr : &h,
-                              spec_.residual_scale};
-  auto y = [&] {
-    if (dense != nullptr) return (*dense)(mlp_input, mlp_norm, residual);
-    if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
-      const auto input =
-          mlp_norm ? kernels::table().norm(mlp_input, *mlp_norm) : mlp_input;
-      return kernels::table().linear_residual(
-          input, *linear, residual.post_norm, residual.stream, residual.scale);
-    }
-    const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
-    return experts != nullptr ? (*experts)(mlp_input, mlp_norm, residual) : h;
-  }();
-  return layer.mlp_mix ? (*layer.mlp_mix)(h, y) : y;
-}
-
-mx::array Decoder::run_alone(const Layer& layer,
-                             const mx::array& x,
-                             Cache* cache) const {
-  Pass pass;
-  return run(layer, x, {.own = cache}, pass);
-}
-
-// streams and per_layer_input as in nn::AltUp and nn::PerLayerGate.
-mx::array Decoder::run_streams(const Layer& layer,
-                               const mx::array& streams,
-                               const mx::array& per_layer_input,
-                               Caches caches,
-                               Pass& pass) const {
-  const auto& altup = *layer.altup;
-  auto predictions = altup.predict(streams);
-  auto activated =
-      run(layer, nn::stream(predictions, altup.active), caches, pass);
-  auto corrected = altup.correct(predictions, activated);
-  auto first = nn::stream(corrected, altup.active);
-  if (layer.altup_output_scale) {
-    first = mx::multiply(first, *layer.altup_output_scale);
-  }
-  auto added = (*layer.per_layer_gate)(first, per_layer_input);
-  auto parts = mx::split(corrected, mx::Shape{1}, 0);
-  return mx::concatenate({parts[0], mx::add(parts[1], added)}, 0);
 }
 
 mx::array Decoder::embed(const mx::array& tokens) {
@@ -437,6 +316,14 @@ mx::array Decoder::run_layers(
   }
   const auto first = h;
   if (spec_.altup) h = nn::split_streams(h, altup_in_);
+  if (spec_.hyper) {
+    const int count = spec_.hyper->num_streams;
+    h = mx::repeat(mx::expand_dims(h, 2), count, 2);
+    // The first part reads the first stream.
+    auto first_only =
+        mx::reshape(mx::equal(mx::arange(count), mx::array(0)), {1, 1, count});
+    pass.read = mx::astype(first_only, mx::float32);
+  }
   for (int i = 0; i < static_cast<int>(layers_.size()); ++i) {
     const auto& layer = layers_[i];
     const Caches caches{pass.cache_of(i),
@@ -457,6 +344,8 @@ mx::array Decoder::run_layers(
     if (layer.scalar) h = mx::multiply(h, *layer.scalar);
     if (spec_.layers[i].norm_after) h = kernels::table().norm(h, *norm_);
   }
+  if (pass.read) return nn::collapse(h, *pass.read);
+  if (last_depth_mix_) h = pass.blocks.mix(h, *last_depth_mix_);
   return spec_.altup ? nn::join_streams(h, altup_out_) : h;
 }
 

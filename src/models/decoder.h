@@ -8,6 +8,7 @@
 #include "models/draft_head.h"
 #include "models/layer.h"
 #include "nn/ngram_embedding.h"
+#include "nn/residual_blocks.h"
 
 namespace mlxlm {
 
@@ -80,6 +81,9 @@ class Decoder : public Model {
     std::vector<CachePtr> caches;
     std::optional<nn::ProjectedKeys> projected;  // of the latest that did so
     std::optional<mx::array> shortcut;           // the next layer adds it
+    nn::ResidualBlocks blocks;
+    std::vector<nn::CompressedShare> compressed;
+    std::optional<mx::array> read;  // nn::HyperMix's, for the next part
 
     Cache* cache_of(int layer) const {
       return caches.empty() || layer < 0 ? nullptr : caches[layer].get();
@@ -90,14 +94,46 @@ class Decoder : public Model {
     Cache* own = nullptr;
     Cache* other = nullptr;
   };
+  // What attention makes of x, [B, H, L, Dv], and what projects it.
+  struct Heads {
+    mx::array answers;
+    const kernels::Linear* out;
+  };
   mx::array mix(const Layer& layer,
                 const mx::array& x,
+                bool onto_stream,
                 Cache* cache,
                 Pass& pass) const;
+  // None: the layer has another mixer.
+  std::optional<Heads> attend(const Layer& layer,
+                              const mx::array& x,
+                              Caches caches,
+                              Pass& pass) const;
+  // What attention or another mixer makes of x [B, L, D], added to x where it
+  // is to go `onto_stream`.
+  mx::array first_part(const Layer& layer,
+                       const mx::array& x,
+                       const std::optional<Heads>& heads,
+                       bool onto_stream,
+                       Caches caches,
+                       Pass& pass) const;
+  // What the MLP or experts make of x, added to the stream; both may be null.
+  mx::array second_part(const Layer& layer,
+                        const mx::array& x,
+                        const kernels::Norm* norm,
+                        const mx::array* stream) const;
   mx::array run(const Layer& layer,
                 const mx::array& x,
                 Caches caches,
                 Pass& pass) const;
+  mx::array run_over_depth(const Layer& layer,
+                           const mx::array& x,
+                           Caches caches,
+                           Pass& pass) const;
+  mx::array run_hyper(const Layer& layer,
+                      const mx::array& streams,
+                      Caches caches,
+                      Pass& pass) const;
   mx::array run_streams(const Layer& layer,
                         const mx::array& streams,
                         const mx::array& per_layer_input,
@@ -120,7 +156,8 @@ class Decoder : public Model {
   int num_caches_ = 0;
   bool passes_keys_on_ = false;  // LayerSpec::projects_no_keys of any layer
   std::optional<kernels::Norm> norm_;
-  std::optional<kernels::Linear> own_head_;  // none: the embedding's
+  std::optional<kernels::Norm> last_depth_mix_;  // before it, Layer::Depth
+  std::optional<kernels::Linear> own_head_;      // none: the embedding's
   std::unique_ptr<DecoderDraftHead> draft_head_;
   std::vector<Parameter> parameters_;  // and the draft head's
 };

@@ -71,9 +71,11 @@ nn::LatentAttention make_latent_attention(const ArchSpec& spec,
                        sizes.num_heads * (sizes.fixed + sizes.value),
                        sizes.rank);
   }
-  if (spec.output_gate == OutputGate::per_head) {
-    attention.gate =
-        weights.linear(path + spec.names.output_gate, sizes.num_heads, width);
+  if (spec.output_gate != OutputGate::none) {
+    const bool full = spec.output_gate == OutputGate::full;
+    attention.gate = weights.linear(path + spec.names.output_gate,
+                                    sizes.num_heads * (full ? sizes.value : 1),
+                                    width);
   }
   if (latent.index.num_heads > 0) {
     attention.index = make_token_index(spec, weights, path + "indexer.");

@@ -5,6 +5,7 @@
 
 #include <mlx/mlx.h>
 
+#include "models/compressed_layer.h"
 #include "models/latent_layer.h"
 #include "models/make_mixer.h"
 #include "models/stream_layer.h"
@@ -44,6 +45,10 @@ class LayerMaker {
     }
     layer.attention_mix = make_mix(names_.attention_mix);
     layer.mlp_mix = make_mix(names_.mlp_mix);
+    if (spec_.hyper) layer.hyper = make_hyper(spec_, weights_, path_);
+    if (spec_.block_layers > 0) {
+      layer.depth = make_depth(spec_, weights_, path_, index_);
+    }
     add_gains(layer);
     if (spec_.per_layer_input) {
       layer.per_layer_gate = make_per_layer_gate(spec_, weights_, path_);
@@ -382,6 +387,10 @@ class LayerMaker {
     const int seen = or_else(experts.latent_size, spec_.hidden_size);
     if (!names.latent_norm.empty()) {
       norms.latent = weights_.norm(path + names.latent_norm, seen, spec_.norm);
+    }
+    if (!names.latent_output_norm.empty()) {
+      norms.latent_output =
+          weights_.norm(path + names.latent_output_norm, seen, spec_.norm);
     }
     if (!names.each_gain.empty()) {
       norms.each = {weights_.tensor(path + names.each_gain, {seen}),

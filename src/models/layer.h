@@ -10,6 +10,7 @@
 #include "models/weight_binder.h"
 #include "nn/altup.h"
 #include "nn/attention.h"
+#include "nn/hyper_connection.h"
 #include "nn/latent_attention.h"
 #include "nn/mixer.h"
 #include "nn/mlp.h"
@@ -18,6 +19,10 @@
 namespace mlxlm {
 
 using MixerPtr = std::shared_ptr<nn::Mixer>;
+
+inline const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
+  return norm ? &*norm : nullptr;
+}
 
 struct Layer {
   std::optional<kernels::Norm> attention_norm, attention_output_norm;
@@ -35,6 +40,16 @@ struct Layer {
     mx::array operator()(const mx::array& x, const mx::array& more) const;
   };
   std::optional<Mix> attention_mix, mlp_mix;
+  // What attention and MLP read (nn::ResidualBlocks).
+  struct Depth {
+    bool begins_block = false;
+    kernels::Norm attention, mlp;
+  };
+  std::optional<Depth> depth;
+  struct Hyper {
+    nn::HyperConnection attention, mlp;
+  };
+  std::optional<Hyper> hyper;
   std::optional<nn::PerLayerGate> per_layer_gate;
   std::optional<mx::array> scalar;            // [1], multiplies what it answers
   std::optional<mx::array> first_state_gain;  // [1]

@@ -8,6 +8,7 @@
 
 #include <mlxlm/error.h>
 
+#include "models/compressed_layer.h"
 #include "nn/conv_attention.h"
 #include "nn/delta_net.h"
 #include "nn/gated_conv.h"
@@ -411,6 +412,12 @@ struct Place {
         .rope = &spec.ropes[s.rope],
         .spec = {.scale = static_cast<float>(1 / std::sqrt(s.head_size)),
                  .window_tokens = s.window_tokens}});
+  }
+
+  std::shared_ptr<nn::Mixer> operator()(
+      const CompressedAttentionSpec& s) const {
+    return make_compressed_attention(
+        s, spec, weights, layer_path + s.name + ".");
   }
 
   std::shared_ptr<nn::Mixer> operator()(const SideBySideSpec&) const {

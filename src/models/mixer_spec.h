@@ -120,6 +120,29 @@ struct LinearMixerSpec {
   bool bias = false;
 };
 
+// Attention to a window and to rows of compressed groups of tokens.
+struct CompressedAttentionSpec {
+  struct Index {
+    int num_heads = 0;
+    int head_size = 0;
+    int num_rows = 0;
+    int num_blocks = 0;
+    int block_rows = 0;
+  };
+
+  std::string name = "self_attn";
+  int head_size = 0;
+  int rotated = 0;
+  int query_rank = 0;
+  int num_output_groups = 0;
+  int output_rank = 0;
+  int window_tokens = 0;
+  int group_tokens = 0;
+  bool compresses = false;  // itself, not an earlier layer
+  std::optional<Index> index;
+  int rope = 0;  // index in ArchSpec::ropes
+};
+
 // Those of these indices in ArchSpec::mixers (or kAttention), added up.
 struct SideBySideSpec {
   std::vector<int> mixers;
@@ -135,6 +158,7 @@ using MixerSpec = std::variant<ShortConvSpec,
                                ConvAttentionSpec,
                                GatedConvSpec,
                                LinearMixerSpec,
+                               CompressedAttentionSpec,
                                SideBySideSpec>;
 
 }  // namespace mlxlm

@@ -49,4 +49,22 @@ void add_altup(Layer& layer,
                             norm("laurel.post_laurel_norm")};
 }
 
+kernels::Norm depth_mix(const ArchSpec& spec,
+                        WeightBinder& weights,
+                        const std::string& path) {
+  auto norm = weights.norm(path + "_norm", spec.hidden_size, spec.norm);
+  const auto row = weights.flat_tensor(path + "_proj.weight", spec.hidden_size);
+  norm.weight = weights.derive(mx::multiply(*norm.weight, row));
+  return norm;
+}
+
+Layer::Depth make_depth(const ArchSpec& spec,
+                        WeightBinder& weights,
+                        const std::string& path,
+                        int index) {
+  return {.begins_block = index % spec.block_layers == 0,
+          .attention = depth_mix(spec, weights, path + "self_attention_res"),
+          .mlp = depth_mix(spec, weights, path + "mlp_res")};
+}
+
 }  // namespace mlxlm

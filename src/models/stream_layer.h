@@ -19,4 +19,16 @@ void add_altup(Layer& layer,
                WeightBinder& weights,
                const std::string& path);
 
+// The norm "<path>_norm" with its weight times the row "<path>_proj", for
+// nn::ResidualBlocks.
+kernels::Norm depth_mix(const ArchSpec& spec,
+                        WeightBinder& weights,
+                        const std::string& path);
+
+// Layer::depth of the layer `index` at `path`.
+Layer::Depth make_depth(const ArchSpec& spec,
+                        WeightBinder& weights,
+                        const std::string& path,
+                        int index);
+
 }  // namespace mlxlm

@@ -8,10 +8,13 @@ namespace mlxlm {
 namespace {
 
 // What a layer's mixer is, where it isn't attention alone.
-enum class MixerKind { recurrent, with_attention, linear };
+enum class MixerKind { recurrent, with_attention, compressed, linear };
 
 MixerKind kind_of(const MixerSpec& mixer) {
   if (std::holds_alternative<LinearMixerSpec>(mixer)) return MixerKind::linear;
+  if (std::holds_alternative<CompressedAttentionSpec>(mixer)) {
+    return MixerKind::compressed;
+  }
   const bool attends = std::holds_alternative<SideBySideSpec>(mixer) ||
                        std::holds_alternative<ConvAttentionSpec>(mixer);
   return attends ? MixerKind::with_attention : MixerKind::recurrent;
@@ -19,21 +22,27 @@ MixerKind kind_of(const MixerSpec& mixer) {
 
 Traits traits_of_mixer(const ArchSpec& spec, const LayerSpec& layer) {
   if (layer.mixer < 0) return 0;
-  const bool linear = kind_of(spec.mixers[layer.mixer]) == MixerKind::linear;
-  return linear ? 0 : trait::recurrent;
+  switch (kind_of(spec.mixers[layer.mixer])) {
+    case MixerKind::linear:
+      return 0;
+    case MixerKind::compressed:
+      return trait::index | trait::windows;
+    default:
+      return trait::recurrent;
+  }
 }
 
 bool attends(const ArchSpec& spec, const LayerSpec& layer) {
-  return layer.mixer == kAttention ||
-         (layer.mixer >= 0 &&
-          kind_of(spec.mixers[layer.mixer]) == MixerKind::with_attention);
+  if (layer.mixer < 0) return layer.mixer == kAttention;
+  const auto kind = kind_of(spec.mixers[layer.mixer]);
+  return kind == MixerKind::with_attention || kind == MixerKind::compressed;
 }
 
 Traits traits_of_cache(const ArchSpec& spec, const LayerSpec& layer) {
   if (layer.mixer >= 0) {
     const auto kind = kind_of(spec.mixers[layer.mixer]);
     if (kind == MixerKind::linear) return 0;
-    return kind == MixerKind::with_attention ? trait::lists : trait::state;
+    return kind == MixerKind::recurrent ? trait::state : trait::lists;
   }
   if (layer.cache_list > 0) return trait::lists;
   if (layer.rotating_cache) return trait::rotating;

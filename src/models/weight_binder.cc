@@ -132,8 +132,38 @@ kernels::Linear WeightBinder::matrix(const std::string& path,
     shape.pop_back();
     linear.bias = tensor(path + ".bias", shape);
   }
+  if (target.experts == 0) rotate(linear, path, target.columns);
   adapt(linear, path, target);
   return linear;
+}
+
+void WeightBinder::rotate(kernels::Linear& linear,
+                          const std::string& path,
+                          int num_inputs) {
+  auto found = checkpoint_.rotated.find(path);
+  if (found == checkpoint_.rotated.end()) return;
+  const auto name = path + ".signs";
+  const int block = found->second;
+  auto signs = tensor(name, {num_inputs});
+  if (!checkpoint_.weights.contains(name)) return;
+  if (!linear.quantized()) {
+    faults_.add(path, "is to be rotated, but isn't quantized");
+    return;
+  }
+  if (num_inputs % block != 0) {
+    faults_.add(path,
+                "has " + std::to_string(num_inputs) +
+                    " inputs, which can't be rotated in blocks of " +
+                    std::to_string(block));
+    return;
+  }
+  const mx::array one(1.0f, signs.dtype());
+  if (!mx::all(mx::equal(mx::abs(signs), one)).item<bool>()) {
+    faults_.add(name, "must hold nothing but -1 and 1");
+    return;
+  }
+  linear.rotation = std::make_shared<const kernels::InputRotation>(
+      kernels::InputRotation{block, std::move(signs)});
 }
 
 void WeightBinder::adapt(kernels::Linear& linear,

@@ -91,6 +91,7 @@ class WeightBinder {
   mx::array norm_weight(const std::string& path,
                         const mx::Shape& shape,
                         const NormSpec& spec);
+  void rotate(kernels::Linear& linear, const std::string& path, int num_inputs);
   void adapt(kernels::Linear& linear,
              const std::string& path,
              const AdapterTarget& target);

@@ -131,7 +131,8 @@ mx::array LatentAttention::attend(const mx::array& x,
   if (!gate) return heads;
   auto factors = mx::sigmoid(
       kernels::table().linear_residual(input, *gate, nullptr, nullptr, 1.0f));
-  return mx::multiply(heads, mx::expand_dims(mx::swapaxes(factors, 1, 2), -1));
+  factors = mx::unflatten(factors, -1, {sizes.num_heads, -1});
+  return mx::multiply(heads, mx::swapaxes(factors, 1, 2));
 }
 
 mx::array LatentAttention::answers(const mx::array& x,

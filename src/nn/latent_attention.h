@@ -42,7 +42,7 @@ struct LatentAttention {
   std::optional<kernels::Linear> key_up;    // [H, rank, fixed]
   std::optional<kernels::Linear> value_up;  // [H, value, rank]
   kernels::Linear o;                        // [D, H * value]
-  // [H, D], whose sigmoid multiplies each head's answers.
+  // [H, D] or [H * value, D], whose sigmoid multiplies the heads' answers.
   std::optional<kernels::Linear> gate;
   const Rope* rope = nullptr;  // null: no positions
   float query_factor = 1.0f;

@@ -152,8 +152,13 @@ mx::array embed(const kernels::Linear& table,
                 const mx::array& tokens,
                 mx::Dtype dtype) {
   const auto& kernels = kernels::table();
+  auto from_basis = [&](const mx::array& y) {
+    return mx::astype(
+        table.rotation ? kernels::rotate(y, *table.rotation, /*back=*/true) : y,
+        dtype);
+  };
   if (table.prepared && kernels.embed != nullptr && !table.low_rank) {
-    return mx::astype(kernels.embed(table, tokens), dtype);
+    return from_basis(kernels.embed(table, tokens));
   }
   auto rows = table;
   rows.weight = take_rows(table.weight, tokens);
@@ -170,7 +175,7 @@ mx::array embed(const kernels::Linear& table,
       y = mx::multiply(y, mx::expand_dims(scale, -1));
     }
   }
-  return mx::astype(y, dtype);
+  return from_basis(y);
 }
 
 mx::Dtype value_dtype(const kernels::Linear& linear) {

@@ -15,6 +15,14 @@ namespace mlxlm::nn {
 
 namespace mx = mlx::core;
 
+// What layers of compressed attention leave for later ones in a pass, of one
+// row of a batch. K rows stand for groups of tokens.
+struct CompressedShare {
+  std::optional<mx::array> rows;                // [B, K, D]
+  std::optional<mx::array> index_keys;          // [B, K, D]
+  std::optional<mx::array> chosen, candidates;  // bool [B, L, K]
+};
+
 // What a layer's mixer works on.
 struct MixerInput {
   const mx::array& x;         // [B, L, D]
@@ -25,6 +33,7 @@ struct MixerInput {
   // What the first layer leaves for the others in a pass over these tokens;
   // null where no mixer needs it.
   std::optional<mx::array>* shared = nullptr;
+  std::vector<CompressedShare>* compressed = nullptr;  // one for each row
 };
 
 // Part `index` of the caches of a layer of `count` parts, of every row where it

@@ -131,11 +131,10 @@ mx::array Experts::operator()(const mx::array& x,
     return linear ? table.linear_residual(y, *linear, nullptr, nullptr, 1.0f)
                   : y;
   };
-  auto chosen = within(
-      answer_of_chosen(
-          normed(within(input_of(norms.chosen), to_latent), norms.latent),
-          input_of(norms.router)),
-      from_latent);
+  auto sum = answer_of_chosen(
+      normed(within(input_of(norms.chosen), to_latent), norms.latent),
+      input_of(norms.router));
+  auto chosen = within(normed(sum, norms.latent_output), from_latent);
   auto y = with_shared(input, normed(chosen, norms.chosen_output));
   if (norms.output_gain) y = mx::multiply(y, *norms.output_gain);
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);

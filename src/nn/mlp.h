@@ -49,7 +49,8 @@ enum class SharedGate {
 // place of the common one, and whose answers are normalized (Gemma 4).
 struct ExpertNorms {
   std::optional<kernels::Norm> router, chosen, chosen_output, shared_output;
-  std::optional<kernels::Norm> latent;  // of what to_latent makes
+  // Of what to_latent makes, and of the sum that from_latent gets.
+  std::optional<kernels::Norm> latent, latent_output;
   // Muse Spark: each expert's answer times the gain is normalized before the
   // sum, and the sum is multiplied by a gain [D].
   struct Each {

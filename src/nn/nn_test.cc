@@ -173,9 +173,10 @@ TEST(Rope, ReversedTurnsBack) {
     auto heads = kernels::table().norm_rope(y, 2, nullptr, &now, 3);
     return mx::reshape(mx::swapaxes(heads, 1, 2), y.shape());
   };
-  auto forth = turned(x, make_rope({.dimensions = 16, .base = 500}, {}));
+  const auto rope = make_rope({.dimensions = 16, .base = 500}, {});
+  auto forth = turned(x, rope);
   EXPECT_FALSE(same(forth, x));
-  EXPECT_TRUE(same(turned(forth, reversed_rope(16, 500)), x));
+  EXPECT_TRUE(same(turned(forth, rope.reversed()), x));
 }
 
 TEST(Activations, XieluIsItsFormula) {

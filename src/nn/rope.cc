@@ -181,9 +181,15 @@ Rope Rope::long_rope(const LongRopeOptions& options) {
   return with_freqs(plain_options, freqs, options.input_scale.value_or(scale));
 }
 
-Rope reversed_rope(int dimensions, double base) {
-  const RopeOptions options{.dimensions = dimensions, .base = base};
-  return with_freqs(options, mx::negative(wavelengths(options)));
+Rope Rope::reversed() const {
+  auto back = rope_;
+  const auto waves =
+      back.freqs ? *back.freqs
+                 : wavelengths(back.base, back.dimensions, back.dimensions / 2);
+  back.freqs = mx::negative(waves);
+  mx::eval(*back.freqs);
+  back.input_scale = 1 / back.input_scale;
+  return Rope(std::move(back));
 }
 
 std::string rope_type(const ConfigReader& scaling) {

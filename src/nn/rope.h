@@ -39,6 +39,10 @@ class Rope {
   // For `num_tokens` tokens of which the first is at position `offset`.
   kernels::Rope at(int num_tokens, int offset) const;
 
+  // Turns the other way: frequencies below zero. Not of one that depends on the
+  // length.
+  Rope reversed() const;
+
   // at() gives others for other lengths.
   bool depends_on_length() const { return dynamic_factor_ != 0; }
 
@@ -51,9 +55,6 @@ class Rope {
   double dynamic_factor_ = 0;  // 0: base is fixed
   int max_positions_ = 0;
 };
-
-// Turns the other way: frequencies below zero.
-Rope reversed_rope(int dimensions, double base);
 
 // `scaling` is the configuration's rope_scaling or rope_parameters, if it has
 // one. Throws Error{config, unsupported}.

@@ -226,7 +226,7 @@ TEST_F(CliUsage, ModelTypesAreThoseOfTheDocuments) {
   EXPECT_EQ(markdown.output, page)
       << "mlx-lm models --markdown > docs/MODELS.md writes it anew";
   EXPECT_THAT(run({"models"}).output,
-              HasSubstr("\nlongcat_flash_ngram  latent attention"));
+              HasSubstr("\nlongcat_flash_ngram    latent attention"));
   const auto list = nlohmann::json::parse(run({"models", "--json"}).output);
   EXPECT_GE(list.size(), 100u);
   EXPECT_EQ(list[0]["model_type"], "afm7");

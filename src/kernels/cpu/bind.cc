@@ -104,7 +104,7 @@ std::optional<BoundNorm> bind(const Norm* norm,
 bool suits(const mx::array& x, std::span<const Linear* const> linears) {
   return x.dtype() == mx::float32 &&
          std::all_of(linears.begin(), linears.end(), [](const Linear* l) {
-           return !l->low_rank;
+           return l->plain();
          });
 }
 

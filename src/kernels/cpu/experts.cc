@@ -1,6 +1,7 @@
 // Mixture of experts: the chosen rows gathered by expert, so that each expert's
 // weights are read once.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,8 @@ std::vector<std::vector<int>> choices_by_expert(const std::uint32_t* indices,
   return result;
 }
 
+float bent(float x, float bend) { return bend * std::tanh(x / bend); }
+
 void clamp_rows(const GateClamp& clamp,
                 float* gate,
                 float* up,
@@ -46,6 +49,11 @@ void clamp_rows(const GateClamp& clamp,
     gate[i] = std::min(gate[i], clamp.gate_max);
     up[i] = std::clamp(up[i], -clamp.up_limit, clamp.up_limit);
     up[i] += clamp.up_offset;
+    if (clamp.up_bend > 0.0f) up[i] = bent(up[i], clamp.up_bend);
+    // What silu will be multiplied by makes up for its unbent x.
+    if (clamp.gate_bend > 0.0f && gate[i] != 0.0f) {
+      up[i] *= bent(gate[i], clamp.gate_bend) / gate[i];
+    }
   }
 }
 

@@ -115,7 +115,7 @@ bool suits_few_rows(const mx::array& x, const Linear& linear) {
          linear.quantized() && linear.mode == "affine" &&
          (linear.bits == 4 || linear.bits == 8) && linear.group_size >= 32 &&
          linear.weight.ndim() == 2 && linear.scales->dtype() == x.dtype() &&
-         linear.zeros && !linear.low_rank;
+         linear.zeros && linear.plain();
 }
 
 std::vector<mx::array> few_rows_linear(const mx::array& x,

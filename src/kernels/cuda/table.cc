@@ -30,7 +30,7 @@ mx::array normalized(const mx::array& x, const Norm*& norm) {
 }
 
 bool expanding_pays(const mx::array& x, const Linear& linear) {
-  return linear.quantized() && linear.weight.ndim() == 2 && !linear.low_rank &&
+  return linear.quantized() && linear.weight.ndim() == 2 && linear.plain() &&
          x.dtype() != mx::float32 && num_rows_of(x) >= kManyRows;
 }
 

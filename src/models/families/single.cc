@@ -122,8 +122,7 @@ ArchSpec nanochat_spec(const ConfigReader& config, Checkpoint&) {
   spec.gated_mlp = false;
   spec.activation = kernels::Activation::relu_squared;
   spec.logit_softcap = 15;
-  spec.ropes = {
-      nn::reversed_rope(spec.head_size, read_rope_theta(config, 10000))};
+  spec.ropes = {read_plain_rope(config, spec.head_size, 10000).reversed()};
   return spec;
 }
 

@@ -37,8 +37,7 @@ ArchSpec talkie_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.names.down = "mlp_resid";
   spec.names.mlp_gain = "mlp_gain.a_g";
   spec.names.first_state_gain = "embed_skip.a_g";
-  spec.ropes = {
-      nn::reversed_rope(spec.head_size, read_rope_theta(config, 1e6))};
+  spec.ropes = {read_plain_rope(config, spec.head_size, 1e6).reversed()};
   apply_rules(checkpoint,
               {{WeightRule::Action::drop, "*rotary*"},
                {WeightRule::Action::drop, "*cos"},
