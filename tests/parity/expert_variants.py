@@ -81,6 +81,37 @@ VARIANTS = {
         V3_GROUPS | {"index_topk": 9, "indexer_rope_interleave": True, "index_n_heads": 4},
         {"rope_scaling": dict(YARN, mscale=1.2, mscale_all_dim=0.7), "attention_bias": True},
     ],
+    "deepseek_v41": [
+        {
+            "compress_ratios": [0, 4, 4, 4],
+            "candidate_source_layer_id": 1,
+            "candidate_topk_blocks": 2,
+            "candidate_block_size": 2,
+            "index_topk": 2,
+            "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 128},
+            "gate_temp": 2.0,
+            "scoring_func": "softmax",
+            "norm_topk_prob": False,
+        },
+        {
+            "compress_ratios": [0, 2, 2, 2],
+            "kv_source_layer_ids": [1],
+            "index_source_layer_ids": [1, 3],
+            "swiglu_limit": 0.5,
+            "hc_mult": 3,
+            "o_groups": 4,
+            "head_dim": 40,
+            "index_head_dim": 24,
+        },
+    ],
+    "deepseek_v41_text": [
+        {
+            "compress_ratios": [0, 2, 0, 4],
+            "kv_source_layer_ids": [1, 3],
+            "index_source_layer_ids": [1, 3],
+            "norm_topk_prob": False,
+        }
+    ],
     "dots1": [
         V3_GROUPS | {"tie_word_embeddings": True, "mlp_bias": True, "head_dim": 24},
         {"norm_topk_prob": False, "rope_scaling": YARN, "first_k_dense_replace": 0},

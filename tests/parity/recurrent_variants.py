@@ -1,6 +1,15 @@
 """Recurrent and hybrid families: what each variant changes in the oracle's
 configuration, as in make_models.py."""
 
+
+def packed(blocks):
+    """Prism's list of the modules that are packed, and the blocks they rotate."""
+    return [
+        {"path": path, "block": block, "embedding": "embed" in path, "dtype": "float16"}
+        for path, block in blocks.items()
+    ]
+
+
 VARIANTS = {
     "baichuan_m1": [
         {"num_swa_attention_heads": 2, "num_swa_key_value_heads": 1, "sliding_window": 4},
@@ -131,6 +140,40 @@ VARIANTS = {
         },
         {"num_expert_group": 2, "topk_group": 1, "moe_layer_freq": 2, "moe_router_activation_func": "softmax"},
     ],
+    "kimi_k3": [
+        {
+            "text_config": {
+                "num_hidden_layers": 5,
+                "attn_res_block_size": 2,
+                "activation_situ_beta": 1.5,
+                "activation_situ_linear_beta": 2.0,
+                "q_lora_rank": "null",
+                "mla_use_output_gate": True,
+                "num_shared_experts": 1,
+                "routed_expert_hidden_size": "null",
+                "tie_word_embeddings": True,
+                "num_expert_group": 2,
+                "routed_scaling_factor": 2.0,
+                "linear_attn_config": {
+                    "kda_layers": [1, 2, 4],
+                    "num_heads": 2,
+                    "head_dim": 16,
+                    "short_conv_kernel_size": 3,
+                    "gate_lower_bound": -5.0,
+                    "use_full_rank_gate": True,
+                },
+            }
+        },
+        {
+            "text_config": {
+                "attn_res_block_size": 3,
+                "latent_moe_use_norm": True,
+                "moe_renormalize": False,
+                "first_k_dense_replace": 0,
+                "moe_layer_freq": 2,
+            }
+        },
+    ],
     "lfm2": [
         {
             "conv_bias": True,
@@ -211,6 +254,24 @@ VARIANTS = {
         {"mamba_step": 4, "mamba_d_conv": 3, "tie_word_embeddings": False, "rms_norm_eps": 1e-3},
         {"mamba_enabled": False, "num_key_value_heads": 1, "hidden_size_per_head": 32},
     ],
+    "prism_hadamard_qwen35": [
+        {
+            "text_config": {"tie_word_embeddings": True, "hidden_size": 512},
+            "modules": packed(
+                {"model.embed_tokens": 512, "model.layers.0.mlp.up_proj": 0}
+                | {f"model.layers.0.linear_attn.{name}": 512 for name in ("in_proj_qkv", "in_proj_z")}
+            ),
+        },
+        {
+            "schema_version": 1,
+            "tensor_namespace": "mlx-lm-text",
+            "text_config": {"hidden_size": 1024},
+            "modules": packed(
+                {f"model.layers.1.self_attn.{name}_proj": 512 for name in "qk"}
+                | {"model.layers.0.mlp.gate_proj": 1024, "lm_head": 512}
+            ),
+        },
+    ],
     "qwen3_5": [
         {
             "text_config": {
@@ -265,6 +326,7 @@ HF_LAYOUT = (
     "gear",
     "jamba",
     "granitemoehybrid",
+    "kimi_k3",
     "kimi_linear",
     "lfm2",
     "lfm2_moe",
