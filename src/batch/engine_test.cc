@@ -142,39 +142,66 @@ TEST_F(EngineTest, EndsWithAnswersUnderWay) {
 }
 
 TEST_F(EngineTest, DeadHandles) {
+  const auto expected = alone("x", 3);
   Engine engine(model_, tokenizer_);
   auto answer = engine.submit(request("x", 3));
   auto other = std::move(answer);
   expect_error(ErrorKind::argument, "moved from", [&] { answer.next(); });
   expect_error(ErrorKind::argument, "moved from", [&] { answer.cancel(); });
-  EXPECT_EQ(other.text(), alone("x", 3));
+  EXPECT_EQ(other.text(), expected);
   EXPECT_FALSE(other.next());
   other.cancel();  // too late, and no harm
 }
 
+// Whatever may be called from any thread, by all of them at once; the thread
+// sanitizer watches.
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
   constexpr int kThreads = 32;
   constexpr int kRequests = 4;
+  auto text_of = [](int i) {
+    return "A beginning for all. " + std::string(1 + i % 7, 'a' + i % 26);
+  };
   std::vector<std::string> expected;
   for (int i = 0; i < kThreads; ++i) {
-    expected.push_back(alone(std::string(1 + i % 7, 'a' + i % 26), 3 + i % 5));
+    expected.push_back(alone(text_of(i), 3 + i % 5));
   }
+  auto store = std::make_shared<PrefixStore>();
   std::atomic<int> wrong = 0;
   {
     Engine engine(
         model_, tokenizer_, {.batch = {.max_rows = 8}, .max_queued = 4});
+    auto one_request = [&](int i, int n) {
+      auto each = request(text_of(i), 3 + i % 5);
+      if (i % 2 == 0) each.options.prefix_store = store;
+      if (i % 3 == 0) each.options.draft = DraftKind::ngram;
+      switch ((i + n) % 4) {
+        case 0:
+          engine.submit(each).next();  // and forgets it
+          break;
+        case 1:
+          engine.submit(each).cancel();
+          break;
+        case 2: {
+          std::string text;
+          std::atomic<bool> ended = false;
+          engine.submit(each, [&](const BatchPart& part) {
+            text += part.part.text;
+            ended = !part.part.finish_reason.empty();
+          });
+          while (!ended) std::this_thread::yield();
+          if (text != expected[i]) ++wrong;
+          break;
+        }
+        default:
+          if (engine.submit(each).text() != expected[i]) ++wrong;
+      }
+      if (engine.stats().generation_tokens > 100000) ++wrong;
+      if (engine.num_rows() > kThreads * kRequests) ++wrong;
+    };
     std::vector<std::thread> threads;
     for (int i = 0; i < kThreads; ++i) {
       threads.emplace_back([&, i] {
-        const std::string text(1 + i % 7, 'a' + i % 26);
-        for (int n = 0; n < kRequests; ++n) {
-          auto answer = engine.submit(request(text, 3 + i % 5));
-          if ((i + n) % 3 == 0) {
-            answer.cancel();
-          } else if (answer.text() != expected[i]) {
-            ++wrong;
-          }
-        }
+        for (int n = 0; n < kRequests; ++n) one_request(i, n);
       });
     }
     for (auto& thread : threads) thread.join();
