@@ -223,10 +223,15 @@ class BatchGenerator::Impl {
   void read_rest(Row& row) {
     if (row.options().prompt_cache != nullptr && row.drafts->has_unread()) {
       row.drafts->propose(0);
-      model_->forward(mx::expand_dims(row.drafts->tokens(), 0), *row.cache);
-      apply_quantization(*row.cache, row.options());
+      read_last(row, row.drafts->tokens());
       row.drafts->note_read();
     }
+  }
+
+  // Tokens [L] that no pass reads any more.
+  void read_last(Row& row, const mx::array& tokens) {
+    model_->forward(mx::expand_dims(tokens, 0), *row.cache);
+    apply_quantization(*row.cache, row.options());
   }
 
   // Rows go back to the queue until the caches of the others fit. Their tokens
@@ -234,7 +239,13 @@ class BatchGenerator::Impl {
   void preempt(std::vector<BatchPart>& out) {
     while (Row* row = admission_.over_budget(running_)) {
       store_text(*row);
-      if (row->drawn) give_out(*row, *std::exchange(row->drawn, {}), out);
+      if (row->drawn) {
+        const auto drawn = *std::exchange(row->drawn, std::nullopt);
+        give_out(*row, drawn, out);
+        if (ended(*row) && row->options().prompt_cache != nullptr) {
+          read_last(*row, drawn.token);
+        }
+      }
       auto found = std::ranges::find_if(
           running_, [&](const auto& each) { return each.get() == row; });
       auto taken = std::move(*found);

@@ -286,6 +286,28 @@ TEST_F(BatchTest, MemoryIsReservedAndRowsArePreempted) {
   }
 }
 
+// Also where the token drawn last ends a row that is to be preempted.
+TEST_F(BatchTest, CachesOfPreemptedRowsAreWhole) {
+  const std::uint64_t step = 256 * 2 * 2 * 64 * 4;
+  std::uint64_t num_preemptions = 0;
+  for (int max_tokens = 1; max_tokens < 12; ++max_tokens) {
+    BatchGenerator batch(model_, tokenizer_, {.memory_budget_bytes = 3 * step});
+    std::vector<PromptCache> caches(2);
+    for (auto& cache : caches) {
+      batch.insert(request(std::string(248, 'a'),
+                           {.max_tokens = max_tokens,
+                            .prompt_cache = &cache,
+                            .ignore_eos = true}));
+    }
+    run(batch);
+    num_preemptions += batch.stats().preemptions;
+    for (const auto& cache : caches) {
+      EXPECT_EQ(prompt_cache_offset(cache), 248 + max_tokens);
+    }
+  }
+  EXPECT_GT(num_preemptions, 0u);
+}
+
 TEST_F(BatchTest, PriorityAndTurns) {
   BatchGenerator batch(model_, tokenizer_, {.max_rows = 2});
   auto tenant = [&](const char* name, int priority, int max_tokens = 3) {

@@ -19,7 +19,7 @@ namespace {
 // On each of the models; MLXLM_SCHEDULES asks for more.
 int num_schedules() {
   const char* wanted = std::getenv("MLXLM_SCHEDULES");
-  return wanted != nullptr ? std::atoi(wanted) : 12;
+  return wanted != nullptr ? std::atoi(wanted) : 6;
 }
 
 class Schedules : public ::testing::TestWithParam<std::size_t> {
