@@ -19,9 +19,11 @@
 #include "cli/cache_options.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/generation_output.h"
 #include "cli/interrupt.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 #include "core/json.h"
 #include "load/memory.h"
 
@@ -42,8 +44,8 @@ ignore_eos, priority, tenant. What a line doesn't say, the options say.
 
 A line of the output: {"id", "text", "tokens", "finish_reason",
 "prompt_tokens", "reused_tokens"}, the last of the prompt and not read but kept
-of another request of the tenant, or {"id", "error"} for a request that can't be
-answered. Answers are written as they end. Started again with the same output, batch
+of another request of the tenant, with --draft "speculation", or {"id", "error"}
+for a request that can't be answered. Answers are written as they end. Started again with the same output, batch
 answers only what isn't there yet.
 
 Exit codes: 0 done, 1 a request or the whole failed, 2 wrong usage, 130 Ctrl-C.)";
@@ -80,6 +82,7 @@ class Batch {
   ModelOptions model_;
   SamplingOptions sampling_;
   CacheOptions cache_;
+  SpeculationOptions speculation_;
   std::string input_ = "-";
   std::string output_ = "-";
   int max_tokens_ = 100;
@@ -142,6 +145,7 @@ void Batch::add_to(CLI::App& command) {
       ->group(kBatch);
   sampling_.add_to(command);
   cache_.add_to(command);
+  speculation_.add_to(command);
   command.footer(kExamples);
 }
 
@@ -149,6 +153,11 @@ void Batch::check() const {
   check_max_tokens(max_tokens_);
   if (input_ != "-" && input_ == output_) {
     throw UsageError("--input and --output are the same file");
+  }
+  speculation_.check();
+  if (speculation_.kind() != DraftKind::none &&
+      speculation_.kind() != DraftKind::ngram) {
+    throw UsageError("in a batch n-grams alone can draft: --draft ngram");
   }
   GenerateOptions ignored;
   cache_.apply_to(ignored);
@@ -210,12 +219,16 @@ void Batch::take(const BatchPart& part, AnswersFile& answers) {
   if (reason == "error") {
     fail(open.id, part.error, answers);
   } else if (reason != "cancelled") {
-    answers.write({{"id", open.id},
+    json answer = {{"id", open.id},
                    {"text", open.text},
                    {"tokens", open.tokens},
                    {"finish_reason", reason},
                    {"prompt_tokens", part.part.prompt_tokens},
-                   {"reused_tokens", part.part.reused_tokens}});
+                   {"reused_tokens", part.part.reused_tokens}};
+    if (part.part.speculation) {
+      answer["speculation"] = to_json(*part.part.speculation);
+    }
+    answers.write(answer);
     ++num_answered_;
   }
   open_.erase(part.row);
@@ -245,6 +258,7 @@ void Batch::run() {
   GenerateOptions defaults;
   defaults.max_tokens = max_tokens_;
   cache_.apply_to(defaults);
+  speculation_.apply_to(defaults, loaded);
   if (prefix_bytes > 0) {
     defaults.prefix_store = std::make_shared<PrefixStore>(
         PrefixStoreOptions{.max_bytes = prefix_bytes});

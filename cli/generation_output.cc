@@ -65,6 +65,8 @@ const char* name_of(DraftKind draft) {
   return "none";
 }
 
+}  // namespace
+
 json to_json(const SpeculationStatistics& statistics) {
   const auto& s = statistics;
   auto known = [](double value) {
@@ -79,6 +81,8 @@ json to_json(const SpeculationStatistics& statistics) {
           {"plain_tps", known(s.plain_tps)},
           {"speedup", known(s.speedup)}};
 }
+
+namespace {
 
 std::string statistics_text(const GenerationResponse& last) {
   std::array<char, 64> memory;

@@ -31,6 +31,8 @@ class GenerationOutput {
 std::unique_ptr<GenerationOutput> make_generation_output(
     const OutputOptions& options, TokenizerPtr tokenizer);
 
+nlohmann::json to_json(const SpeculationStatistics& statistics);
+
 // An object's text, on one line; invalid UTF-8 becomes U+FFFD.
 std::string json_line(const nlohmann::json& value);
 

@@ -17,6 +17,8 @@ class SpeculationOptions {
   // Throws UsageError for options that don't fit together.
   void check() const;
 
+  DraftKind kind() const;
+
   // Whether the model is to be loaded with its draft head.
   bool needs_draft_head() const { return kind() == DraftKind::mtp; }
 
@@ -25,8 +27,6 @@ class SpeculationOptions {
   void apply_to(GenerateOptions& options, const LoadedModel& loaded) const;
 
  private:
-  DraftKind kind() const;
-
   std::string draft_;
   std::string draft_model_;
   std::optional<int> num_draft_tokens_;

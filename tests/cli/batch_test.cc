@@ -75,6 +75,29 @@ TEST_F(CliBatch, AnswersAreGenerates) {
   EXPECT_EQ(answers["9"]["tokens"], text["tokens"]);
 }
 
+TEST_F(CliBatch, DraftsChangeNothingAndAreCounted) {
+  const auto lines = requests(5, 40);
+  const auto plain = answers_in(batch({}, lines).output);
+  const auto result =
+      batch({"--draft", "ngram", "--num-draft-tokens", "3"}, lines);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  int accepted = 0;
+  for (auto [id, answer] : answers_in(result.output)) {
+    EXPECT_FALSE(plain.at(id).contains("speculation"));
+    EXPECT_EQ(answer["tokens"], plain.at(id)["tokens"]);
+    const auto speculation = answer["speculation"];
+    EXPECT_EQ(speculation["draft"], "ngram");
+    EXPECT_LE(speculation["accepted_tokens"], speculation["drafted_tokens"]);
+    accepted += speculation["accepted_tokens"].get<int>();
+  }
+  EXPECT_GT(accepted, 0);
+  for (const auto& drafts : {std::vector<std::string>{"--draft", "mtp"},
+                             {"--draft-model", model()}}) {
+    EXPECT_EQ(batch(drafts, lines).exit_code, 2);
+    EXPECT_THAT(batch(drafts, lines).errors, HasSubstr("--draft ngram"));
+  }
+}
+
 TEST_F(CliBatch, RequestsThatBeginAlikeAreReadOnce) {
   auto request = [](int id, const std::string& tenant, int last) {
     std::vector<int> tokens(40, 65);
