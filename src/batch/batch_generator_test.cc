@@ -6,62 +6,11 @@
 
 #include <mlxlm/batch.h>
 
-#include "generate/toy.h"
+#include "batch/batch_fixture.h"
 #include "tests/support/expect_error.h"
 
 namespace mlxlm {
 namespace {
-
-struct Ended {
-  std::vector<int> tokens;
-  std::string text;
-  std::string reason;
-  std::string error;
-};
-
-std::map<RowId, Ended> run(BatchGenerator& batch) {
-  std::map<RowId, Ended> rows;
-  while (!batch.empty()) {
-    for (const auto& [row, part, error] : batch.next()) {
-      EXPECT_EQ(rows[row].reason, "") << "row " << row << " had ended";
-      if (part.token >= 0) rows[row].tokens.push_back(part.token);
-      rows[row].text += part.text;
-      rows[row].reason = part.finish_reason;
-      rows[row].error = error;
-    }
-  }
-  return rows;
-}
-
-class BatchTest : public ::testing::Test {
- protected:
-  Ended alone(const BatchRequest& request) const {
-    Ended answer;
-    auto stream =
-        stream_generate(model_, tokenizer_, request.prompt, request.options);
-    while (auto part = stream.next()) {
-      if (part->token >= 0) answer.tokens.push_back(part->token);
-      answer.text += part->text;
-      answer.reason = part->finish_reason;
-    }
-    return answer;
-  }
-
-  void expect_alone(const BatchRequest& request, const Ended& row) const {
-    Ended expected = alone(request);
-    EXPECT_EQ(row.tokens, expected.tokens);
-    EXPECT_EQ(row.text, expected.text);
-    EXPECT_EQ(row.reason, expected.reason);
-    EXPECT_EQ(row.error, "");
-  }
-
-  std::shared_ptr<ToyModel> model_ = std::make_shared<ToyModel>();
-  TokenizerPtr tokenizer_ = std::make_shared<ToyTokenizer>();
-};
-
-BatchRequest request(const std::string& text, GenerateOptions options = {}) {
-  return {.prompt = bytes_of(text), .options = std::move(options)};
-}
 
 TEST_F(BatchTest, RowsEqualTheirSingleRuns) {
   const std::string lengths = "The quick brown fox jumps over the lazy dog";
@@ -354,105 +303,6 @@ TEST_F(BatchTest, ExtractedCachesContinueAlone) {
              {.max_tokens = 13, .prompt_cache = &cache, .ignore_eos = true}});
   tokens.insert(tokens.end(), rest.tokens.begin(), rest.tokens.end());
   EXPECT_EQ(tokens, expected.tokens);
-}
-
-const char kRepeats[] = "one two three, one two four, one two three, ";
-
-// Rows that draft, with rows that don't, over every kind of cache: the tokens
-// are those of the same requests alone and without drafts.
-TEST_F(BatchTest, DraftsChangeNothing) {
-  for (auto toy : {ToyOptions{.seed = 11},
-                   ToyOptions{.seed = 12, .window_tokens = 12},
-                   ToyOptions{.seed = 15, .recurrent = true}}) {
-    model_ = std::make_shared<ToyModel>(toy);
-    std::vector<BatchRequest> requests;
-    for (int i = 0; i < 6; ++i) {
-      GenerateOptions options{.max_tokens = 12 + 3 * i, .ignore_eos = true};
-      if (i % 4 == 1) options.max_kv_size = 24;
-      if (i % 4 == 2) {
-        options.kv_bits = 8;
-        options.kv_group_size = 32;
-        options.quantized_kv_start = 61;
-      }
-      if (i % 4 == 3) {
-        options.logits_processors =
-            make_logits_processors({.repetition_penalty = 1.1});
-      }
-      requests.push_back(request(std::string(kRepeats).substr(i), options));
-    }
-    BatchGenerator batch(model_, tokenizer_);
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      auto drafting = requests[i];
-      if (i != 5) drafting.options.draft = DraftKind::ngram;
-      if (i > 2) drafting.options.num_draft_tokens = static_cast<int>(i) - 1;
-      batch.insert(drafting);
-    }
-    auto rows = run(batch);
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      SCOPED_TRACE(i);
-      expect_alone(requests[i], rows[i]);
-    }
-  }
-}
-
-TEST_F(BatchTest, DraftsAreCutAtTheEnd) {
-  const auto whole =
-      alone(request(kRepeats, {.max_tokens = 40, .ignore_eos = true}));
-  for (int count : {1, 13, 14, 16}) {
-    PromptCache cache;
-    GenerateOptions options{
-        .max_tokens = 40, .prompt_cache = &cache, .ignore_eos = true};
-    options.draft = DraftKind::ngram;
-    options.num_draft_tokens = 5;
-    const bool limited = count % 2 == 0;
-    if (limited) {
-      options.max_tokens = count;
-    } else {
-      options.stop_sequences = {
-          {whole.tokens.begin(), whole.tokens.begin() + count}};
-    }
-    BatchGenerator batch(model_, tokenizer_);
-    batch.insert(request(kRepeats, options));
-    batch.insert(request("another", {.max_tokens = 30, .ignore_eos = true}));
-    std::vector<int> tokens;
-    std::optional<SpeculationStatistics> statistics;
-    while (!batch.empty()) {
-      for (const auto& [row, part, error] : batch.next()) {
-        if (row != 0) continue;
-        if (part.token >= 0) tokens.push_back(part.token);
-        if (part.speculation) statistics = part.speculation;
-      }
-    }
-    SCOPED_TRACE(count);
-    EXPECT_EQ(tokens.size(), static_cast<std::size_t>(count));
-    EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), whole.tokens.begin()));
-    EXPECT_EQ(prompt_cache_offset(cache),
-              static_cast<int>(bytes_of(kRepeats).size()) + count);
-    ASSERT_TRUE(statistics);
-    if (count > 10) {
-      EXPECT_GT(statistics->accepted_tokens, 0);
-    }
-    // It goes on as one that was read alone.
-    auto rest =
-        alone({bytes_of(" and"), {.max_tokens = 5, .prompt_cache = &cache}});
-    auto text = bytes_of(kRepeats);
-    text.insert(text.end(), tokens.begin(), tokens.end());
-    for (int token : bytes_of(" and")) text.push_back(token);
-    EXPECT_EQ(rest.tokens, alone({text, {.max_tokens = 5}}).tokens);
-  }
-}
-
-TEST_F(BatchTest, ExtractedCachesLackWhatIsUnread) {
-  GenerateOptions options{.max_tokens = 40, .ignore_eos = true};
-  options.draft = DraftKind::ngram;
-  options.num_draft_tokens = 3;
-  BatchGenerator batch(model_, tokenizer_);
-  const RowId row = batch.insert(request(kRepeats, options));
-  for (int i = 0; i < 12; ++i) {
-    batch.next();
-    auto [cache, tokens] = batch.extract_cache(row);
-    EXPECT_EQ(prompt_cache_offset(cache), static_cast<int>(tokens.size()));
-  }
 }
 
 TEST_F(BatchTest, RefusesWhatCantRun) {
