@@ -130,6 +130,7 @@ struct ExpertNames {
   std::string shared_gate;
   std::string router_scale;  // a tensor [D] of the norm before the router
   std::string expert_scale;  // a tensor [E], nn::Router::expert_scale
+  std::string router_table;  // a tensor, nn::Router::table
   // nn::Experts::to_latent, from_latent.
   std::string to_latent = "fc1_latent_proj", from_latent = "fc2_latent_proj";
   // nn::ExpertNorms.
@@ -143,6 +144,7 @@ struct HyperSpec {
   int num_streams = 1;
   int num_rounds = 1;
   float eps = 0;
+  bool reads_at_once = false;  // by a part's own mixture, the end by a head's
 };
 
 // A choice of experts in place of the MLP.

@@ -23,4 +23,6 @@ Layer::Hyper make_hyper(const ArchSpec& spec,
                         WeightBinder& weights,
                         const std::string& path);
 
+nn::HyperHead make_hyper_head(const ArchSpec& spec, WeightBinder& weights);
+
 }  // namespace mlxlm

@@ -287,6 +287,11 @@ void require_text(const ConfigReader& config,
   }
 }
 
+void read_biases(const ConfigReader& config, ArchSpec& spec) {
+  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
+  spec.mlp_bias = config.get_bool("mlp_bias", false);
+}
+
 void add_output_norms(ArchSpec& spec) {
   spec.names.attention_output_norm = "post_attention_layernorm";
   spec.names.mlp_norm = "pre_feedforward_layernorm";

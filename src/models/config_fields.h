@@ -87,6 +87,9 @@ double read_rope_theta(const ConfigReader& config, double theta);
 // rope_scaling, else rope_parameters; none if neither is given.
 std::optional<ConfigReader> find_rope_scaling(const ConfigReader& config);
 
+// attention_bias and mlp_bias, false where they are missing.
+void read_biases(const ConfigReader& config, ArchSpec& spec);
+
 // Granite's multipliers, all required.
 void read_granite_factors(const ConfigReader& config, ArchSpec& spec);
 

@@ -12,6 +12,7 @@
 #include <mlxlm/error.h>
 
 #include "cache/batch_cache.h"
+#include "models/compressed_layer.h"
 #include "models/stream_layer.h"
 #include "nn/linear.h"
 
@@ -140,6 +141,9 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
   norm_ = weights.norm(spec_.prefix + spec_.norm_name,
                        spec_.hidden_size,
                        spec_.final_norm_spec.value_or(spec_.norm));
+  if (spec_.hyper && spec_.hyper->reads_at_once) {
+    hyper_head_ = make_hyper_head(spec_, weights);
+  }
   if (spec_.block_layers > 0) {
     last_depth_mix_ =
         depth_mix(spec_, weights, spec_.prefix + "output_attn_res");
@@ -308,6 +312,7 @@ mx::array Decoder::run_layers(
   auto h = input_embeddings ? mx::astype(*input_embeddings, dtype_)
                             : embed_after(tokens, cache);
   Pass pass{.runs = runs_of(cache, h.shape(1)), .caches = layer_caches(cache)};
+  pass.tokens = &tokens;
   h = first_state(h, pass.runs);
   std::vector<mx::array> side_inputs;  // [B, L, P] for each layer
   if (per_layer_inputs_) {
@@ -344,6 +349,7 @@ mx::array Decoder::run_layers(
     if (layer.scalar) h = mx::multiply(h, *layer.scalar);
     if (spec_.layers[i].norm_after) h = kernels::table().norm(h, *norm_);
   }
+  if (hyper_head_) return (*hyper_head_)(h);
   if (pass.read) return nn::collapse(h, *pass.read);
   if (last_depth_mix_) h = pass.blocks.mix(h, *last_depth_mix_);
   return spec_.altup ? nn::join_streams(h, altup_out_) : h;

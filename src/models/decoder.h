@@ -83,7 +83,8 @@ class Decoder : public Model {
     std::optional<mx::array> shortcut;           // the next layer adds it
     nn::ResidualBlocks blocks;
     std::vector<nn::CompressedShare> compressed;
-    std::optional<mx::array> read;  // nn::HyperMix's, for the next part
+    std::optional<mx::array> read;      // nn::HyperMix's, for the next part
+    const mx::array* tokens = nullptr;  // [B, L]
 
     Cache* cache_of(int layer) const {
       return caches.empty() || layer < 0 ? nullptr : caches[layer].get();
@@ -121,7 +122,8 @@ class Decoder : public Model {
   mx::array second_part(const Layer& layer,
                         const mx::array& x,
                         const kernels::Norm* norm,
-                        const mx::array* stream) const;
+                        const mx::array* stream,
+                        const Pass& pass) const;
   mx::array run(const Layer& layer,
                 const mx::array& x,
                 Caches caches,
@@ -156,6 +158,7 @@ class Decoder : public Model {
   int num_caches_ = 0;
   bool passes_keys_on_ = false;  // LayerSpec::projects_no_keys of any layer
   std::optional<kernels::Norm> norm_;
+  std::optional<nn::HyperHead> hyper_head_;
   std::optional<kernels::Norm> last_depth_mix_;  // before it, Layer::Depth
   std::optional<kernels::Linear> own_head_;      // none: the embedding's
   std::unique_ptr<DecoderDraftHead> draft_head_;

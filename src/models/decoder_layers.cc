@@ -73,7 +73,8 @@ mx::array Decoder::first_part(const Layer& layer,
 mx::array Decoder::second_part(const Layer& layer,
                                const mx::array& x,
                                const kernels::Norm* norm,
-                               const mx::array* stream) const {
+                               const mx::array* stream,
+                               const Pass& pass) const {
   const nn::Residual residual{
       pointer(layer.mlp_output_norm), stream, spec_.residual_scale};
   if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
@@ -88,7 +89,7 @@ mx::array Decoder::second_part(const Layer& layer,
         residual.scale);
   }
   const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
-  return experts != nullptr ? (*experts)(x, norm, residual) : x;
+  return experts != nullptr ? (*experts)(x, norm, residual, pass.tokens) : x;
 }
 
 mx::array Decoder::run(const Layer& layer,
@@ -131,8 +132,8 @@ mx::array Decoder::run(const Layer& layer,
   if (layer.shortcut) {
     pass.shortcut = (*layer.shortcut)(mlp_input, mlp_norm, {});
   }
-  auto y =
-      second_part(layer, mlp_input, mlp_norm, layer.mlp_mix ? nullptr : &h);
+  auto y = second_part(
+      layer, mlp_input, mlp_norm, layer.mlp_mix ? nullptr : &h, pass);
   return layer.mlp_mix ? (*layer.mlp_mix)(h, y) : y;
 }
 
@@ -153,17 +154,18 @@ mx::array Decoder::run_over_depth(const Layer& layer,
                       pass);
   const auto h = depth.begins_block ? y : mx::add(x, y);
   return second_part(
-      layer, pass.blocks.mix(h, depth.mlp), pointer(layer.mlp_norm), &h);
+      layer, pass.blocks.mix(h, depth.mlp), pointer(layer.mlp_norm), &h, pass);
 }
 
-// streams [B, L, S, D], of which each part reads a mixture that the one before
-// it chose.
+// streams [B, L, S, D], of which each part reads a mixture that it chooses or
+// that the one before it chose.
 mx::array Decoder::run_hyper(const Layer& layer,
                              const mx::array& streams,
                              Caches caches,
                              Pass& pass) const {
   const auto mix = layer.hyper->attention(streams);
-  const auto x = nn::collapse(streams, *pass.read);
+  const bool at_once = spec_.hyper->reads_at_once;
+  const auto x = nn::collapse(streams, at_once ? mix.read : *pass.read);
   const auto y = first_part(layer,
                             x,
                             attend(layer, x, caches, pass),
@@ -173,9 +175,10 @@ mx::array Decoder::run_hyper(const Layer& layer,
   const auto h = nn::expand(y, streams, mix);
   auto next = layer.hyper->mlp(h);
   const auto z = second_part(layer,
-                             nn::collapse(h, mix.read),
+                             nn::collapse(h, at_once ? next.read : mix.read),
                              pointer(layer.mlp_norm),
-                             /*stream=*/nullptr);
+                             /*stream=*/nullptr,
+                             pass);
   pass.read = next.read;
   return nn::expand(z, h, next);
 }

@@ -125,6 +125,7 @@ ArchSpec deepseek_v2_spec(const ConfigReader&, Checkpoint&);
 ArchSpec deepseek_v3_spec(const ConfigReader&, Checkpoint&);
 ArchSpec kimi_k25_spec(const ConfigReader&, Checkpoint&);
 ArchSpec deepseek_v32_spec(const ConfigReader&, Checkpoint&);
+ArchSpec deepseek_v4_spec(const ConfigReader&, Checkpoint&);
 ArchSpec deepseek_v41_spec(const ConfigReader&, Checkpoint&);
 ArchSpec glm_moe_dsa_spec(const ConfigReader&, Checkpoint&);
 ArchSpec glm4_moe_lite_spec(const ConfigReader&, Checkpoint&);

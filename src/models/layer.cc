@@ -362,6 +362,13 @@ class LayerMaker {
     if (!bias.empty()) {
       router.selection_bias = weights_.tensor(path + bias, {num_outcomes});
     }
+    const auto& table = experts.names.router_table;
+    if (!table.empty()) {
+      router.table =
+          weights_.indices(path + table,
+                           {spec_.vocabulary_size, experts.router.num_chosen},
+                           num_outcomes);
+    }
     const auto& scale = experts.names.expert_scale;
     if (!scale.empty()) {
       router.expert_scale = weights_.tensor(path + scale, {num_outcomes});
@@ -470,32 +477,6 @@ Layer repeat_layer(const ArchSpec& spec, const Layer& layer, int index) {
   std::get<nn::Attention>(repeated.mixer).spec.window_tokens =
       spec.layers[index].window_tokens;
   return repeated;
-}
-
-void for_each_linear(Layer& layer,
-                     const std::function<void(kernels::Linear&)>& visit) {
-  auto visit_all = [&](const std::vector<kernels::Linear*>& linears) {
-    for (auto* each : linears) visit(*each);
-  };
-  if (auto* attention = std::get_if<nn::Attention>(&layer.mixer)) {
-    visit_all(attention->linears());
-  } else if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
-    visit_all(latent->linears());
-  } else if (auto* mixer = std::get_if<MixerPtr>(&layer.mixer)) {
-    visit_all((*mixer)->linears());
-  }
-  if (auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
-    visit_all(mlp->linears());
-  } else if (auto* experts = std::get_if<nn::Experts>(&layer.mlp)) {
-    visit_all(experts->linears());
-  } else if (auto* linear = std::get_if<kernels::Linear>(&layer.mlp)) {
-    visit(*linear);
-  }
-  if (layer.shortcut) visit_all(layer.shortcut->linears());
-  if (auto& gate = layer.per_layer_gate) {
-    visit(gate->gate);
-    visit(gate->projection);
-  }
 }
 
 }  // namespace mlxlm

@@ -131,6 +131,7 @@ struct CompressedAttentionSpec {
   };
 
   std::string name = "self_attn";
+  std::string index_name = "indexer", weight_name = "weights_proj";
   int head_size = 0;
   int rotated = 0;
   int query_rank = 0;
@@ -139,6 +140,12 @@ struct CompressedAttentionSpec {
   int window_tokens = 0;
   int group_tokens = 0;
   bool compresses = false;  // itself, not an earlier layer
+  bool overlaps = false;    // nn::Compressor's, and places with it
+  bool has_places = false;
+  bool own_index_rows = false;  // the index compresses for itself
+  bool sees_all_rows = false;
+  bool rounds = false;
+  bool q_head_norm = false;
   std::optional<Index> index;
   int rope = 0;  // index in ArchSpec::ropes
 };

@@ -28,13 +28,15 @@ mx::array WeightBinder::take(const std::string& name,
   }
   const mx::array& value = found->second;
   taken_names_.insert(name);
-  const bool right_dtype = content == Content::packed
-                               ? value.dtype() == mx::uint32
-                           : content == Content::scales
-                               ? value.dtype() == mx::uint8
-                               : mx::issubdtype(value.dtype(), mx::floating);
+  const bool right_dtype =
+      content == Content::indices  ? mx::issubdtype(value.dtype(), mx::integer)
+      : content == Content::packed ? value.dtype() == mx::uint32
+      : content == Content::scales
+          ? value.dtype() == mx::uint8
+          : mx::issubdtype(value.dtype(), mx::floating);
   if (value.shape() != shape || !right_dtype) {
-    const char* wanted = content == Content::packed   ? "uint32 "
+    const char* wanted = content == Content::indices  ? "integers "
+                         : content == Content::packed ? "uint32 "
                          : content == Content::scales ? "uint8 "
                                                       : "floating point ";
     faults_.add(name,
@@ -55,6 +57,19 @@ mx::array WeightBinder::tensor(const std::string& name,
                                const mx::Shape& shape) {
   return derive(
       mx::astype(take(name, shape, Content::values), activation_dtype_));
+}
+
+mx::array WeightBinder::indices(const std::string& name,
+                                const mx::Shape& shape,
+                                int end) {
+  auto value = mx::astype(take(name, shape, Content::indices), mx::int64);
+  auto inside = mx::logical_and(mx::greater_equal(value, mx::array(0)),
+                                mx::less(value, mx::array(end)));
+  if (!mx::all(inside).item<bool>()) {
+    faults_.add(name, "must hold numbers from 0 to " + std::to_string(end - 1));
+    return mx::zeros(shape, mx::uint32);
+  }
+  return derive(mx::astype(value, mx::uint32));
 }
 
 mx::array WeightBinder::flat_tensor(const std::string& name, int size) {

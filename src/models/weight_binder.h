@@ -26,6 +26,9 @@ class WeightBinder {
   // finish() will report.
   mx::array tensor(const std::string& name, const mx::Shape& shape);
 
+  // Whole numbers from 0 to below `end`, as they are.
+  mx::array indices(const std::string& name, const mx::Shape& shape, int end);
+
   // The tensor as a vector, whichever axes of its `size` numbers it has.
   mx::array flat_tensor(const std::string& name, int size);
   // Notes that `value`, computed from tensors, is to be evaluated; returns it.
@@ -79,7 +82,7 @@ class WeightBinder {
   const std::vector<mx::array>& derived() const { return derived_; }
 
  private:
-  enum class Content { values, packed, scales };
+  enum class Content { values, packed, scales, indices };
 
   mx::array take(const std::string& name,
                  const mx::Shape& shape,

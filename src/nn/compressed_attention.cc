@@ -15,8 +15,11 @@
 namespace mlxlm::nn {
 namespace {
 
-// In the state's ArraysCache.
-enum Held { kRows, kIndexKeys, kOpenRows, kOpenGates, kNumHeld };
+// What a compressor holds in the state's ArraysCache, one after the other: its
+// rows, the projections of the group that isn't full yet, and the half of the
+// last full group's that the next one reads.
+enum Held { kRows, kOpen, kOpenGates, kLast, kLastGates, kNumHeld };
+constexpr int kOfIndex = kNumHeld;  // the index's keys or its compressor's
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -32,6 +35,62 @@ mx::array along_tokens(const mx::array& x, int begin, int end) {
 mx::array appended(const std::optional<mx::array>& held,
                    const mx::array& more) {
   return held ? mx::concatenate({*held, more}, 1) : more;
+}
+
+// [B, G, size, 2D] -> [B, G, 2 * size, D]: the first half of the numbers of the
+// group before (of the first one: `last`), then the second half of its own.
+mx::array overlapping(const mx::array& groups, const mx::array& last) {
+  auto halves = mx::split(groups, 2, -1);
+  const int count = groups.shape(1);
+  auto before =
+      mx::concatenate({last, along_tokens(halves[0], 0, count - 1)}, 1);
+  return mx::concatenate({before, halves[1]}, 2);
+}
+
+struct CompressedRows {
+  mx::array rows;  // [B, K, D] of the groups that are full now
+  int first = 0;   // the number of the first of them
+};
+
+// x [B, L, width], its first token at `offset`. `slot`: where the state begins.
+CompressedRows compressed(const Compressor& c,
+                          const mx::array& x,
+                          int size,
+                          int offset,
+                          ArraysCache& held,
+                          int slot) {
+  auto kv = apply(x, c.kv);
+  if (!c.gate) return {kernels::table().norm(kv, c.norm), offset};
+  kv = appended(held[slot + kOpen], kv);
+  auto gates = appended(held[slot + kOpenGates], apply(x, *c.gate));
+  const int count = kv.shape(1);
+  const int full = count - count % size;
+  const int first = (offset + x.shape(1) - count) / size;
+  held.set(slot + kOpen, along_tokens(kv, full, count));
+  held.set(slot + kOpenGates, along_tokens(gates, full, count));
+  const int width = c.overlaps ? kv.shape(2) / 2 : kv.shape(2);
+  if (full == 0) return {mx::zeros({x.shape(0), 0, width}, kv.dtype()), first};
+  auto grouped = [&](const mx::array& a) {
+    return mx::unflatten(along_tokens(a, 0, full), 1, {full / size, size});
+  };
+  kv = grouped(kv);
+  gates = grouped(gates);
+  if (c.places) gates = mx::add(gates, *c.places);
+  if (c.overlaps) {
+    const mx::Shape one{x.shape(0), 1, size, width};
+    auto last = [&](const mx::array& groups, Held which, float none) {
+      auto before =
+          held[slot + which].value_or(mx::full(one, none, groups.dtype()));
+      auto half = mx::split(groups, 2, -1)[0];
+      held.set(slot + which, along_tokens(half, full / size - 1, full / size));
+      return overlapping(groups, before);
+    };
+    kv = last(kv, kLast, 0);
+    gates = last(gates, kLastGates, -kInfinity);
+  }
+  auto weights = mx::softmax(gates, std::vector<int>{2}, /*precise=*/true);
+  auto rows = mx::sum(mx::multiply(kv, weights), 2);
+  return {kernels::table().norm(rows, c.norm), first};
 }
 
 // Which are among the `count` largest along the last axis.
@@ -81,48 +140,51 @@ mx::array CompressedAttention::turned(const mx::array& x,
   return mx::concatenate({mx::swapaxes(parts[0], 1, 2), end}, -1);
 }
 
+mx::array CompressedAttention::placed(const mx::array& rows, int first) const {
+  auto rope = p_.rope->at(rows.shape(1), first);
+  rope.scale = static_cast<float>(p_.sizes.group_tokens);
+  return mx::squeeze(turned(mx::expand_dims(rows, 2), rope, first), 1);
+}
+
 void CompressedAttention::compress(const mx::array& x,
                                    int offset,
                                    Cache& state,
                                    CompressedShare& share) const {
   auto& held = dynamic_cast<ArraysCache&>(state);
-  const auto& c = *p_.compressor;
   const int size = p_.sizes.group_tokens;
-  auto rows = project(x, c.kv);
-  int first = offset;
-  if (c.gate) {
-    rows = appended(held[kOpenRows], rows);
-    auto gates = appended(held[kOpenGates], project(x, *c.gate));
-    const int count = rows.shape(1);
-    const int full = count - count % size;
-    first = (offset + x.shape(1) - count) / size;
-    held.set(kOpenRows, along_tokens(rows, full, count));
-    held.set(kOpenGates, along_tokens(gates, full, count));
-    auto grouped = [&](const mx::array& a) {
-      return mx::unflatten(along_tokens(a, 0, full), 1, {full / size, size});
-    };
-    auto weights =
-        mx::softmax(grouped(gates), std::vector<int>{2}, /*precise=*/true);
-    rows = mx::sum(mx::multiply(grouped(rows), weights), 2);
+  auto hold = [&](int slot, const mx::array& rows) {
+    held.set(slot, appended(held[slot], rows));
+  };
+  const auto made = compressed(*p_.compressor, x, size, offset, held, 0);
+  if (made.rows.shape(1) > 0) {
+    auto rows = placed(made.rows, made.first);
+    if (p_.sizes.rounds) rows = rounded_to_fp4(rows, 16, Fp4Scale::e4m3);
+    hold(kRows, rows);
   }
-  if (rows.shape(1) > 0) {
-    rows = kernels::table().norm(rows, c.norm);
-    auto rope = p_.rope->at(rows.shape(1), first);
-    rope.scale = static_cast<float>(size);
-    auto placed = [&](const mx::array& a) {
-      return mx::squeeze(turned(mx::expand_dims(a, 2), rope, first), 1);
-    };
-    auto kept = rounded_to_fp4(placed(rows), 16, Fp4Scale::e4m3);
-    held.set(kRows, appended(held[kRows], kept));
-    if (p_.index && p_.index->k) {
-      auto keys =
-          kernels::table().norm(project(rows, *p_.index->k), *p_.index->k_norm);
-      keys = rounded_to_fp4(placed(keys), 32, Fp4Scale::power_of_two);
-      held.set(kIndexKeys, appended(held[kIndexKeys], keys));
+  std::optional<CompressedRows> keys;
+  if (p_.index && p_.index->k) {
+    keys = {kernels::table().norm(apply(made.rows, *p_.index->k),
+                                  *p_.index->k_norm),
+            made.first};
+  } else if (p_.index && p_.index->compressor) {
+    keys = compressed(*p_.index->compressor, x, size, offset, held, kOfIndex);
+  }
+  if (keys && keys->rows.shape(1) > 0) {
+    auto rows = placed(keys->rows, keys->first);
+    if (p_.sizes.rounds) {
+      rows = rounded_to_fp4(rows, 32, Fp4Scale::power_of_two);
     }
+    hold(kOfIndex, rows);
   }
   share.rows = held[kRows];
-  if (p_.index) share.index_keys = held[kIndexKeys];
+  if (p_.index) share.index_keys = held[kOfIndex];
+}
+
+// [L, 1]
+mx::array CompressedAttention::num_visible(int offset, int tokens) const {
+  return mx::floor_divide(
+      mx::expand_dims(mx::arange(offset + 1, offset + 1 + tokens), 1),
+      mx::array(p_.sizes.group_tokens));
 }
 
 void CompressedAttention::choose(const mx::array& x,
@@ -136,7 +198,9 @@ void CompressedAttention::choose(const mx::array& x,
   const int num_keys = share.index_keys->shape(1);
   auto q = mx::unflatten(project(q_input, index.q), -1, {index.num_heads, -1});
   q = turned(q, p_.rope->at(tokens, offset), offset);
-  q = rounded_to_fp4(q, 32, Fp4Scale::power_of_two);
+  if (p_.sizes.rounds) {
+    q = rounded_to_fp4(q, 32, Fp4Scale::power_of_two);
+  }
   auto keys = mx::expand_dims(mx::swapaxes(*share.index_keys, 1, 2), 1);
   auto scores = mx::maximum(mx::matmul(q, keys), mx::array(0.0f, q.dtype()));
   const float scale = 1 / std::sqrt(float(index.num_heads) * q.shape(3));
@@ -144,17 +208,14 @@ void CompressedAttention::choose(const mx::array& x,
       mx::multiply(project(x, index.weight), mx::array(scale, x.dtype()));
   weights = mx::expand_dims(mx::swapaxes(weights, 1, 2), -1);
   scores = mx::sum(mx::multiply(scores, weights), 1);  // [B, L, K]
-  const int size = p_.sizes.group_tokens;
-  auto num_visible = mx::floor_divide(
-      mx::expand_dims(mx::arange(offset + 1, offset + 1 + tokens), 1),
-      mx::array(size));
+  const auto in_reach = num_visible(offset, tokens);
   auto visible = mx::broadcast_to(
-      mx::expand_dims(mx::less(mx::arange(num_keys), num_visible), 0),
+      mx::expand_dims(mx::less(mx::arange(num_keys), in_reach), 0),
       scores.shape());
   const mx::array lowest(-kInfinity, scores.dtype());
   scores = mx::where(visible, scores, lowest);
   if (index.num_blocks > 0) {
-    share.candidates = best_blocks(scores, num_visible, index);
+    share.candidates = best_blocks(scores, in_reach, index);
   } else if (share.candidates) {
     visible = mx::logical_and(visible, *share.candidates);
     scores = mx::where(*share.candidates, scores, lowest);
@@ -199,10 +260,17 @@ mx::array CompressedAttention::of_row(const mx::array& x,
   const auto rope = p_.rope->at(x.shape(1), offset);
   auto q = mx::unflatten(
       project(q_input, p_.q), -1, {p_.sizes.num_heads, p_.sizes.head_size});
+  if (p_.q_head_norm) q = table.norm(q, *p_.q_head_norm);
   auto kv = mx::expand_dims(table.norm(project(x, p_.kv), p_.kv_norm), 2);
-  kv = rounded_to_fp8(turned(kv, rope, offset));
+  kv = turned(kv, rope, offset);
+  if (p_.sizes.rounds) kv = rounded_to_fp8(kv);
   if (p_.compressor) compress(x, offset, *cache_part(cache, 1, 2), share);
   if (p_.index) choose(x, q_input, offset, share);
+  if (p_.sizes.sees_all_rows && share.rows) {
+    share.chosen = mx::expand_dims(mx::less(mx::arange(share.rows->shape(1)),
+                                            num_visible(offset, x.shape(1))),
+                                   0);
+  }
   auto answers = attend(turned(q, rope, offset), kv, *window, share);
   answers = turned(mx::swapaxes(answers, 1, 2),
                    p_.back.at(x.shape(1), offset),
@@ -228,16 +296,19 @@ mx::array CompressedAttention::operator()(const MixerInput& input,
 
 CachePtr CompressedAttention::make_cache() const {
   return make_cache_list({make_rotating_cache(p_.sizes.window_tokens),
-                          make_arrays_cache(kNumHeld)});
+                          make_arrays_cache(2 * kNumHeld)});
 }
 
 std::vector<kernels::Linear*> CompressedAttention::linears() {
   std::vector<kernels::Linear*> all{&p_.q_down, &p_.q, &p_.kv, &p_.out};
-  if (auto& c = p_.compressor) {
+  auto add = [&](std::optional<Compressor>& c) {
+    if (!c) return;
     all.push_back(&c->kv);
     if (c->gate) all.push_back(&*c->gate);
-  }
+  };
+  add(p_.compressor);
   if (auto& index = p_.index) {
+    add(index->compressor);
     all.push_back(&index->q);
     all.push_back(&index->weight);
     if (index->k) all.push_back(&*index->k);

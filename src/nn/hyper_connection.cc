@@ -21,14 +21,27 @@ mx::array balanced(mx::array x, int num_rounds, float eps) {
   return x;
 }
 
+// [B, L, S, D] -> [B, L, outputs]
+mx::array scores_of(const mx::array& streams,
+                    const mx::array& weight,
+                    float eps) {
+  auto flat = mx::astype(mx::flatten(streams, 2, 3), mx::float32);
+  flat = kernels::table().norm(flat, {.eps = eps});
+  return mx::matmul(flat, mx::transpose(weight));
+}
+
 }  // namespace
+
+mx::array HyperHead::operator()(const mx::array& streams) const {
+  auto scores = mx::multiply(scores_of(streams, weight, norm_eps), scale);
+  auto read = mx::sigmoid(mx::add(scores, base));
+  return collapse(streams, mx::add(read, mx::array(eps)));
+}
 
 HyperMix HyperConnection::operator()(const mx::array& streams) const {
   const int n = num_streams;
-  auto flat = mx::astype(mx::flatten(streams, 2, 3), mx::float32);
-  flat = kernels::table().norm(flat, {.eps = norm_eps});
-  auto mixed = mx::split(
-      mx::matmul(flat, mx::transpose(weight)), mx::Shape{n, 2 * n}, -1);
+  auto mixed =
+      mx::split(scores_of(streams, weight, norm_eps), mx::Shape{n, 2 * n}, -1);
   const auto scales = mx::split(scale, 3);
   const auto bases = mx::split(base, mx::Shape{n, 2 * n}, 0);
   for (int i = 0; i < 3; ++i) {

@@ -29,6 +29,18 @@ struct HyperConnection {
   HyperMix operator()(const mx::array& streams) const;
 };
 
+// What the model's last norm reads.
+struct HyperHead {
+  float eps = 0;
+  float norm_eps = 0;
+  mx::array weight;  // [S, S * D]
+  mx::array scale;   // [1]
+  mx::array base;    // [S]
+
+  // [B, L, S, D] -> [B, L, D]
+  mx::array operator()(const mx::array& streams) const;
+};
+
 // What a part reads: [B, L, D].
 mx::array collapse(const mx::array& streams, const mx::array& read);
 

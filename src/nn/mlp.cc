@@ -60,8 +60,9 @@ std::vector<kernels::Linear*> Experts::linears() {
 }
 
 mx::array Experts::answer_of_chosen(const mx::array& x,
-                                    const mx::array& router_input) const {
-  auto [indices, scores] = router(router_input);
+                                    const mx::array& router_input,
+                                    const mx::array* tokens) const {
+  auto [indices, scores] = router(router_input, tokens);
   auto input = x;
   if (scale_input) {
     input = mx::multiply(x, mx::astype(scores, x.dtype()));
@@ -120,7 +121,8 @@ mx::array Experts::with_shared(const mx::array& x,
 
 mx::array Experts::operator()(const mx::array& x,
                               const kernels::Norm* norm,
-                              const Residual& residual) const {
+                              const Residual& residual,
+                              const mx::array* tokens) const {
   const auto& table = kernels::table();
   const auto input = norm != nullptr ? table.norm(x, *norm) : x;
   auto input_of = [&](const std::optional<kernels::Norm>& own) {
@@ -133,7 +135,8 @@ mx::array Experts::operator()(const mx::array& x,
   };
   auto sum = answer_of_chosen(
       normed(within(input_of(norms.chosen), to_latent), norms.latent),
-      input_of(norms.router));
+      input_of(norms.router),
+      tokens);
   auto chosen = within(normed(sum, norms.latent_output), from_latent);
   auto y = with_shared(input, normed(chosen, norms.chosen_output));
   if (norms.output_gain) y = mx::multiply(y, *norms.output_gain);

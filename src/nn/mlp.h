@@ -79,13 +79,16 @@ struct Experts {
 
   std::vector<kernels::Linear*> linears();
 
+  // `tokens` [B, L]: those that x is of; null where the router needs none.
   mx::array operator()(const mx::array& x,
                        const kernels::Norm* norm,
-                       const Residual& residual) const;
+                       const Residual& residual,
+                       const mx::array* tokens = nullptr) const;
 
  private:
   mx::array answer_of_chosen(const mx::array& x,
-                             const mx::array& router_input) const;
+                             const mx::array& router_input,
+                             const mx::array* tokens) const;
   // The sum of the answers, each normalized. indices, scores [B, L, k].
   mx::array sum_of_normed(const mx::array& x,
                           const kernels::Experts& experts,

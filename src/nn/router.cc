@@ -76,7 +76,8 @@ Router::Choice mix_sparsely(const mx::array& logits, const RouterSpec& spec) {
 
 }  // namespace
 
-Router::Choice Router::operator()(const mx::array& x) const {
+Router::Choice Router::operator()(const mx::array& x,
+                                  const mx::array* tokens) const {
   auto logits = mx::astype(
       kernels::table().linear_residual(x, linear, nullptr, nullptr, 1.0f),
       mx::float32);
@@ -94,7 +95,9 @@ Router::Choice Router::operator()(const mx::array& x) const {
   auto order = selection_bias
                    ? mx::add(scores, mx::astype(*selection_bias, mx::float32))
                    : scores;
-  auto indices = largest(best_groups(order, spec), spec.num_chosen);
+  auto indices = table && tokens != nullptr
+                     ? mx::take(*table, *tokens, 0)
+                     : largest(best_groups(order, spec), spec.num_chosen);
   scores = mx::take_along_axis(scores, indices, -1);
   if (spec.score == RouterScore::chosen_softmax) {
     scores = mx::softmax(scores, kLast, /*precise=*/true);

@@ -41,15 +41,18 @@ struct Router {
   kernels::Linear linear;                   // [E, D]
   std::optional<mx::array> selection_bias;  // [E], added to choose only
   std::optional<mx::array> expert_scale;    // [E], multiplies the scores
+  // [V, num_chosen]: the experts of each token, whatever the scores are.
+  std::optional<mx::array> table;
   RouterSpec spec;
 
   struct Choice {
     mx::array indices;  // [B, L, num_chosen]
     mx::array scores;   // the same, float32
   };
-  // x [B, L, D]. Method: group_expert_select of mlx_lm/models/deepseek_v3.py,
-  // sparsemixer of phimoe.py.
-  Choice operator()(const mx::array& x) const;
+  // x [B, L, D], tokens [B, L] (with a table). Method: group_expert_select of
+  // mlx_lm/models/deepseek_v3.py, sparsemixer of phimoe.py.
+  Choice operator()(const mx::array& x,
+                    const mx::array* tokens = nullptr) const;
 };
 
 }  // namespace mlxlm::nn

@@ -26,13 +26,11 @@ std::vector<std::string> names() {
 }
 
 // As in make_expected.py.
-mx::array drawn(const std::string& name, const mx::Shape& shape) {
+mx::array numbers(const std::string& name, const mx::Shape& shape) {
   std::uint32_t seed = 2166136261u;
   for (unsigned char byte : name) seed = (seed ^ byte) * 16777619u;
   std::size_t size = 1;
   for (int length : shape) size *= length;
-  const bool norm = name.find("norm") != std::string::npos && shape.size() == 1;
-  const double scale = norm ? 0.3 : 2.0 / std::sqrt(double(shape.back()));
   std::vector<float> values;
   for (std::uint32_t i = 0; i < size; ++i) {
     std::uint32_t x = seed + i;
@@ -41,10 +39,26 @@ mx::array drawn(const std::string& name, const mx::Shape& shape) {
     x ^= x >> 13;
     x *= 0xc2b2ae35u;
     x ^= x >> 16;
-    const auto number = static_cast<float>(x / 2147483648.0 - 1);
-    values.push_back(static_cast<float>((norm ? 1 : 0) + scale * number));
+    values.push_back(static_cast<float>(x / 2147483648.0 - 1));
   }
   return mx::array(values.begin(), shape);
+}
+
+mx::array drawn(const std::string& name, const mx::Shape& shape) {
+  const auto values = numbers(name, shape);
+  if (name.find("norm") != std::string::npos && shape.size() == 1) {
+    return mx::add(mx::array(1.0f), mx::multiply(mx::array(0.3f), values));
+  }
+  return mx::multiply(values, mx::array(2 / std::sqrt(float(shape.back()))));
+}
+
+// Whole numbers below `end`.
+mx::array drawn_integers(const std::string& name,
+                         const mx::Shape& shape,
+                         int end) {
+  auto values = mx::multiply(mx::add(numbers(name, shape), mx::array(1.0f)),
+                             mx::array(static_cast<float>(end) / 2));
+  return mx::astype(values, mx::int64);
 }
 
 Checkpoint checkpoint_of(const json& expected) {
@@ -53,8 +67,13 @@ Checkpoint checkpoint_of(const json& expected) {
   checkpoint.source = "tiny";
   for (const auto& [name, shape] : expected.at("tensors").items()) {
     const auto lengths = shape.get<std::vector<int>>();
+    const mx::Shape own(lengths.begin(), lengths.end());
+    const auto& integers = expected.at("integers");
     checkpoint.weights.emplace(
-        name, drawn(name, mx::Shape(lengths.begin(), lengths.end())));
+        name,
+        integers.contains(name)
+            ? drawn_integers(name, own, integers.at(name).get<int>())
+            : drawn(name, own));
   }
   return checkpoint;
 }

@@ -29,8 +29,7 @@ ArchSpec bitnet_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   convert_ternary(checkpoint);
   auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.activation = kernels::Activation::relu_squared;
   spec.names.heads_norm = "attn_sub_norm";
   spec.names.hidden_norm = "ffn_sub_norm";

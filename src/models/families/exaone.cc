@@ -17,8 +17,7 @@ ArchSpec exaone_spec(const ConfigReader& config, Checkpoint&) {
   spec.names.up = "c_fc_1";
   spec.names.down = "c_proj";
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.ropes = {read_rope(config,
                           spec.head_size,
                           0,

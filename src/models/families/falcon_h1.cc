@@ -165,8 +165,7 @@ ArchSpec falcon_h1_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   spec.norm_name = "final_layernorm";
   spec.names.mlp = "feed_forward";
   spec.names.mlp_norm = "pre_ff_layernorm";
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.ropes = {read_rope(config,
                           spec.head_size,
                           1e11,

@@ -57,8 +57,7 @@ ArchSpec hy_v3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
                          HeadSize::optional,
                          {.eps = 1e-5, .head_size = 128});
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.qk_norm = QkNorm::per_head;
   require_true(config, "qk_norm");
   require_text(config, "hidden_act", "silu");

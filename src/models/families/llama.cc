@@ -10,8 +10,7 @@ namespace {
 ArchSpec llama_like(const ConfigReader& config) {
   auto spec = read_sizes(config, KvHeads::as_heads, HeadSize::optional);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.ropes = {read_rope(config,
                           spec.head_size,
                           10000,
@@ -97,8 +96,7 @@ ArchSpec seed_oss_spec(const ConfigReader& config, Checkpoint&) {
 ArchSpec telechat3_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.ropes = {
       read_scaled_rope(config,
                        spec.head_size,

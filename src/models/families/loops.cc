@@ -11,8 +11,7 @@ namespace {
 ArchSpec llama_with_loops(const ConfigReader& config, double theta) {
   auto spec = read_sizes(config, KvHeads::required, HeadSize::optional);
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.ropes = {read_scaled_rope(config,
                                  spec.head_size,
                                  theta,

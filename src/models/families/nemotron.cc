@@ -8,8 +8,7 @@ namespace {
 
 void use_squared_relu(const ConfigReader& config, ArchSpec& spec) {
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.gated_mlp = false;
   spec.activation = kernels::Activation::relu_squared;
   require_text(config, "hidden_act", "relu2");

@@ -82,8 +82,7 @@ ArchSpec nemotron_nas_spec(const ConfigReader& config, Checkpoint&) {
        .eps = 1e-5,
        .names = {.intermediate_size = nullptr, .num_kv_heads = nullptr}});
   spec.tied_head = config.get_bool("tie_word_embeddings", false);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.activation = read_activation(config);
   spec.ropes = {
       read_scaled_rope(config,

@@ -45,8 +45,7 @@ ArchSpec olmo_spec(const ConfigReader& config, Checkpoint&) {
 ArchSpec olmo2_spec(const ConfigReader& config, Checkpoint&) {
   auto spec = read_sizes(config, KvHeads::as_heads, HeadSize::optional);
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.qk_norm = QkNorm::over_heads;
   use_output_norms_only(spec);
   spec.ropes = {read_rope(config,

@@ -8,6 +8,16 @@
 namespace mlxlm {
 namespace {
 
+// Of plamo2 and plamo3, which has head_dim.
+constexpr FieldDefaults kSizes{.hidden_size = 4096,
+                               .num_layers = 32,
+                               .intermediate_size = 13312,
+                               .num_heads = 32,
+                               .vocabulary_size = 32000,
+                               .eps = 1e-6,
+                               .num_kv_heads = 4,
+                               .head_size = 128};
+
 // Names and norms of plamo2 and plamo3: the model's own, the final one among
 // them, multiply by 1 + weight, those of what parts add by less.
 void set_plamo_layers(ArchSpec& spec) {
@@ -68,16 +78,8 @@ ArchSpec plamo_spec(const ConfigReader& config, Checkpoint&) {
 }
 
 ArchSpec plamo2_spec(const ConfigReader& config, Checkpoint&) {
-  auto spec = read_sizes(config,
-                         KvHeads::required,
-                         HeadSize::from_width,
-                         {.hidden_size = 4096,
-                          .num_layers = 32,
-                          .intermediate_size = 13312,
-                          .num_heads = 32,
-                          .vocabulary_size = 32000,
-                          .eps = 1e-6,
-                          .num_kv_heads = 4});
+  auto spec =
+      read_sizes(config, KvHeads::required, HeadSize::from_width, kSizes);
   spec.head_size = config.get_int("hidden_size_per_head", 128, 2, 1 << 14);
   spec.attention_scale =
       static_cast<float>(std::pow(double(spec.head_size), -0.5));
@@ -111,17 +113,7 @@ ArchSpec plamo2_spec(const ConfigReader& config, Checkpoint&) {
 }
 
 ArchSpec plamo3_spec(const ConfigReader& config, Checkpoint&) {
-  auto spec = read_sizes(config,
-                         KvHeads::required,
-                         HeadSize::optional,
-                         {.hidden_size = 4096,
-                          .num_layers = 32,
-                          .intermediate_size = 13312,
-                          .num_heads = 32,
-                          .vocabulary_size = 32000,
-                          .eps = 1e-6,
-                          .num_kv_heads = 4,
-                          .head_size = 128});
+  auto spec = read_sizes(config, KvHeads::required, HeadSize::optional, kSizes);
   require_text(config, "linear_type", "normal");
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
   set_plamo_layers(spec);

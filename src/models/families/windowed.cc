@@ -37,8 +37,7 @@ ArchSpec spark2_5_spec(const ConfigReader& config, Checkpoint& checkpoint) {
   require_true(config, "headwise_attn_output_gate");
   if (spec.context_tokens == 0) spec.context_tokens = 8192;
   spec.tied_head = config.get_bool("tie_word_embeddings", true);
-  spec.qkv_bias = spec.o_bias = config.get_bool("attention_bias", false);
-  spec.mlp_bias = config.get_bool("mlp_bias", false);
+  read_biases(config, spec);
   spec.embedding_name = "embedding";
   spec.names.qkv = "q_k_v_proj";
   spec.names.o = "out_proj";
