@@ -219,7 +219,7 @@ nn::Rope read_compressed_rope(const ConfigReader& config,
   const nn::RopeOptions options{
       .dimensions = dimensions, .base = theta, .traditional = true};
   if (!scaling ||
-      nn::rope_type(*scaling) == "default" && !scaling->has("factor")) {
+      (nn::rope_type(*scaling) == "default" && !scaling->has("factor"))) {
     return nn::make_rope(options, std::nullopt);
   }
   const char* original = "original_max_position_embeddings";
