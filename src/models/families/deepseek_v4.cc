@@ -171,10 +171,10 @@ ArchSpec deepseek_v4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
       config.get_float("partial_rotary_factor",
                        config.get_int("qk_rope_head_dim", 64, 2) /
                            static_cast<double>(spec.head_size));
-  attention.rotated = static_cast<int>(spec.head_size * share);
-  if (share > 1 || attention.rotated < 2) {
+  if (!(share > 0 && share <= 1) || spec.head_size * share < 2) {
     config.fail("partial_rotary_factor", "a part of the head");
   }
+  attention.rotated = static_cast<int>(spec.head_size * share);
   spec.ropes = read_ropes(config, attention.rotated);
   place_attention(config, attention, spec);
   spec.hyper = read_hyper(config);
