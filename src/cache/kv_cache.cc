@@ -51,6 +51,13 @@ KeysAndValues KVCache::update(const mx::array& keys, const mx::array& values) {
   return keys_and_values();
 }
 
+void KVCache::took_in_place(const mx::array& after) {
+  auto made = mx::depends({rows_.keys.plain(), rows_.values.plain()}, {after});
+  rows_.keys.changed_to(std::move(made[0]));
+  rows_.values.changed_to(std::move(made[1]));
+  ++offset_;
+}
+
 int KVCache::trim(int num_tokens) {
   int trimmed = std::clamp(num_tokens, 0, offset_);
   marks_.before_cut(offset_ - trimmed, rows_);

@@ -52,4 +52,8 @@ const Table* find_table(std::string_view name) {
   return nullptr;
 }
 
+std::unique_ptr<Step> make_step(const StepSpec& spec) {
+  return &table() == &cuda_table() ? make_cuda_step(spec) : nullptr;
+}
+
 }  // namespace mlxlm::kernels

@@ -2,7 +2,10 @@
 // declaration here and a line to the list there.
 #pragma once
 
+#include <memory>
+
 #include "kernels/seam.h"
+#include "kernels/step.h"
 
 namespace mlxlm::kernels {
 
@@ -13,5 +16,7 @@ bool cpu_table_usable();
 
 const Table& cuda_table();
 bool cuda_table_usable();
+// Null where the kernel doesn't do this decoder, or the GPU can't run it.
+std::unique_ptr<Step> make_cuda_step(const StepSpec& spec);
 
 }  // namespace mlxlm::kernels

@@ -67,6 +67,10 @@ Decoder::Decoder(ArchSpec spec,
   index_caches();
   passes_keys_on_ = std::ranges::any_of(
       spec_.layers, [](const auto& layer) { return layer.projects_no_keys; });
+  if (!options.lazy) {
+    step_ = DecoderStep::make(
+        spec_, embedding_, layers_, norm_, own_head_ ? *own_head_ : embedding_);
+  }
 }
 
 // The layers that have the weights of others, which come first.
@@ -275,6 +279,9 @@ mx::array Decoder::finish_logits(mx::array logits) const {
 mx::array Decoder::forward(const mx::array& tokens,
                            const PromptCache& cache,
                            const std::optional<mx::array>& input_embeddings) {
+  if (step_ && !input_embeddings) {
+    if (auto logits = step_->run(tokens, cache)) return finish_logits(*logits);
+  }
   return logits_of(run_layers(tokens, cache, input_embeddings), pointer(norm_));
 }
 

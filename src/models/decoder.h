@@ -5,6 +5,7 @@
 
 #include <mlxlm/model.h>
 
+#include "models/decoder_step.h"
 #include "models/draft_head.h"
 #include "models/layer.h"
 #include "nn/ngram_embedding.h"
@@ -162,6 +163,7 @@ class Decoder : public Model {
   std::optional<kernels::Norm> last_depth_mix_;  // before it, Layer::Depth
   std::optional<kernels::Linear> own_head_;      // none: the embedding's
   std::unique_ptr<DecoderDraftHead> draft_head_;
+  std::unique_ptr<DecoderStep> step_;  // null: there is none
   std::vector<Parameter> parameters_;  // and the draft head's
 };
 

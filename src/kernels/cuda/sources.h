@@ -6,5 +6,10 @@ namespace mlxlm::kernels::cuda {
 extern const char* const k_common;
 extern const char* const k_quantized_matmul;
 extern const char* const k_decode_attention;
+extern const char* const k_step_stream;
+extern const char* const k_step_input;
+extern const char* const k_step_linear;
+extern const char* const k_step_attention;
+extern const char* const k_step;
 
 }  // namespace mlxlm::kernels::cuda

@@ -1,0 +1,435 @@
+// Checks the step kernel against float64 on a small model and times it in the
+// shape of an 8B llama:
+//   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I .. step_lab.cu
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#ifdef TRACE
+#define MLXLM_STEP_TRACE
+#endif
+#include "step.cuh"
+
+using namespace mlxlm;
+using T = __nv_bfloat16;
+#ifndef STAGES
+#define STAGES 8
+#endif
+
+#define CHECK(call)                                                    \
+  do {                                                                 \
+    cudaError_t e = (call);                                            \
+    if (e != cudaSuccess) {                                            \
+      printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); \
+      exit(1);                                                         \
+    }                                                                  \
+  } while (0)
+
+constexpr int kGroup = 64, kBits = 4, kHead = 128;
+template <int MAX_SIZE>
+using TheStep =
+    Step<T, kBits, kGroup, 1, kHead, kHead, false, 4, STAGES, MAX_SIZE>;
+
+template <int MAX_SIZE>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    step_kernel(StepArguments<T> a) {
+  TheStep<MAX_SIZE>::run(a);
+}
+
+struct Shape {
+  int layers, size, heads, kv_heads, hidden, vocabulary, capacity;
+};
+
+std::mt19937 rng(3);
+template <class X>
+X* upload(const std::vector<X>& v) {
+  X* p;
+  CHECK(cudaMalloc(&p, std::max<size_t>(16, v.size() * sizeof(X))));
+  CHECK(cudaMemcpy(p, v.data(), v.size() * sizeof(X), cudaMemcpyHostToDevice));
+  return p;
+}
+template <class X>
+X* room(size_t count) {
+  X* p;
+  CHECK(cudaMalloc(&p, count * sizeof(X)));
+  CHECK(cudaMemset(p, 0, count * sizeof(X)));
+  return p;
+}
+std::vector<T> values(size_t n, float scale, float around = 0) {
+  std::normal_distribution<float> d;
+  std::vector<T> v(n);
+  for (auto& x : v) x = __float2bfloat16(around + d(rng) * scale);
+  return v;
+}
+
+__global__ void fill_words(u32* p, size_t n, u32 seed) {
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n;
+       i += size_t(gridDim.x) * blockDim.x) {
+    u32 x = u32(i) * 2654435761u + seed;
+    x ^= x >> 15, x *= 2246822519u, x ^= x >> 13, x *= 3266489917u;
+    p[i] = x ^ x >> 16;
+  }
+}
+__global__ void fill_values(T* p, size_t n, float around, float spread, u32 s) {
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n;
+       i += size_t(gridDim.x) * blockDim.x) {
+    u32 x = u32(i) * 2654435761u + s;
+    x ^= x >> 15, x *= 2246822519u, x ^= x >> 13;
+    p[i] =
+        __float2bfloat16(around + spread * (float(x & 0xffff) / 65536 - .5f));
+  }
+}
+
+struct Matrix {
+  StepMatrix<T> device;
+  int columns;
+  std::vector<u32> words;  // on the host, for the check
+  std::vector<T> scales, zeros;
+};
+
+Matrix matrix(int rows, int columns, bool keep) {
+  Matrix m{{}, columns, {}, {}, {}};
+  const size_t words = size_t(rows) * columns * kBits / 32;
+  const size_t groups = size_t(rows) * columns / kGroup;
+  u32* w = room<u32>(words);
+  T* s = room<T>(groups);
+  T* z = room<T>(groups);
+  const float around = 0.3f / std::sqrt(float(columns));
+  fill_words<<<1024, 256>>>(w, words, rng());
+  fill_values<<<1024, 256>>>(s, groups, around, around, rng());
+  fill_values<<<1024, 256>>>(z, groups, -7.5f * around, around, rng());
+  m.device = {w, s, z, nullptr, rows, 0};
+  if (keep) {
+    m.words.resize(words), m.scales.resize(groups), m.zeros.resize(groups);
+    CHECK(cudaMemcpy(m.words.data(), w, words * 4, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(m.scales.data(), s, groups * 2, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(m.zeros.data(), z, groups * 2, cudaMemcpyDeviceToHost));
+  }
+  return m;
+}
+
+double at(const Matrix& m, size_t r, int c) {
+  const u32 w = m.words[(r * m.columns + c) * kBits / 32];
+  const u32 q = (w >> (c * kBits % 32)) & ((1u << kBits) - 1);
+  const size_t g = r * (m.columns / kGroup) + c / kGroup;
+  return double(__bfloat162float(m.scales[g])) * q +
+         __bfloat162float(m.zeros[g]);
+}
+std::vector<double> product(const Matrix& m, const std::vector<double>& x) {
+  std::vector<double> y(m.device.num_rows);
+  for (size_t r = 0; r < y.size(); ++r)
+    for (int c = 0; c < m.columns; ++c) y[r] += at(m, r, c) * x[c];
+  return y;
+}
+std::vector<double> normed(const std::vector<double>& x,
+                           const std::vector<T>& w) {
+  double s = 0;
+  for (double v : x) s += v * v;
+  const double f = 1 / std::sqrt(s / x.size() + 1e-5);
+  auto y = x;
+  for (size_t i = 0; i < x.size(); ++i) y[i] *= f * __bfloat162float(w[i]);
+  return y;
+}
+
+template <int MAX_SIZE>
+struct Model {
+  Shape s;
+  bool keep;
+  int blocks;
+  Matrix embedding, head;
+  struct Layer {
+    Matrix q, k, v, o, gate, up, down;
+    std::vector<T> n1, n2;
+    T *keys, *values;
+  };
+  std::vector<Layer> layers;
+  std::vector<T> norm;
+  std::vector<float> frequencies;
+  StepArguments<T> a{};
+  int* position;
+  int* token;
+
+  Model(Shape shape, bool keep) : s(shape), keep(keep) {
+    cudaDeviceProp prop;
+    CHECK(cudaGetDeviceProperties(&prop, 0));
+    blocks = prop.multiProcessorCount;
+    embedding = matrix(s.vocabulary, s.size, keep);
+    head = matrix(s.vocabulary, s.size, keep);
+    norm = values(s.size, 0.1f, 1);
+    const int q = s.heads * kHead, kv = s.kv_heads * kHead;
+    for (int i = 0; i < s.layers; ++i) {
+      Layer l{matrix(q, s.size, keep),
+              matrix(kv, s.size, keep),
+              matrix(kv, s.size, keep),
+              matrix(s.size, q, keep),
+              matrix(s.hidden, s.size, keep),
+              matrix(s.hidden, s.size, keep),
+              matrix(s.size, s.hidden, keep),
+              values(s.size, 0.1f, 1),
+              values(s.size, 0.1f, 1),
+              room<T>(size_t(kv) * s.capacity),
+              room<T>(size_t(kv) * s.capacity)};
+      fill_values<<<1024, 256>>>(l.keys, size_t(kv) * s.capacity, 0, 2, rng());
+      fill_values<<<1024, 256>>>(
+          l.values, size_t(kv) * s.capacity, 0, 2, rng());
+      layers.push_back(std::move(l));
+    }
+    for (int i = 0; i < kHead / 2; ++i)
+      frequencies.push_back(std::pow(500000.0, -2.0 * i / kHead));
+    build();
+  }
+
+  void build() {
+    std::vector<StepOperation<T>> ops;
+    std::vector<StepKeys<T>> caches;
+    const float* f = upload(frequencies);
+    long long tiles = 0;
+    auto add = [&](StepOperation<T> op) {
+      if (op.kind == kStepLinear || op.kind == kStepGated) {
+        op.num_tiles = 0;
+        const int n = op.kind == kStepGated ? 1 : op.num_matrices;
+        for (int i = 0; i < n; ++i)
+          op.num_tiles += (op.matrices[i].num_rows + 15) / 16;
+        op.first_block = tiles % blocks;
+        tiles += op.num_tiles;
+      }
+      op.eps = 1e-5f;
+      ops.push_back(op);
+    };
+    StepOperation<T> e{};
+    e.kind = kStepEmbed, e.size = s.size, e.scale = 1;
+    e.num_matrices = 1, e.matrices[0] = embedding.device;
+    add(e);
+    const int q = s.heads * kHead, kv = s.kv_heads * kHead;
+    for (int i = 0; i < s.layers; ++i) {
+      auto& l = layers[i];
+      StepOperation<T> op{};
+      op.kind = kStepLinear, op.size = s.size, op.input = kInputState;
+      op.output = kOutputHeads, op.num_matrices = 3, op.norm = upload(l.n1);
+      op.matrices[0] = l.q.device, op.matrices[1] = l.k.device;
+      op.matrices[2] = l.v.device;
+      op.matrices[1].first_output = q, op.matrices[2].first_output = q + kv;
+      add(op);
+      op = {};
+      op.kind = kStepAttention, op.layer = i;
+      op.scale = 1 / std::sqrt(float(kHead));
+      add(op);
+      op = {};
+      op.kind = kStepLinear, op.size = q, op.input = kInputAttention;
+      op.output = kOutputState, op.num_matrices = 1, op.scale = 1;
+      op.matrices[0] = l.o.device;
+      add(op);
+      op = {};
+      op.kind = kStepGated, op.size = s.size, op.input = kInputState;
+      op.output = kOutputHidden, op.num_matrices = 2, op.norm = upload(l.n2);
+      op.matrices[0] = l.gate.device, op.matrices[1] = l.up.device;
+      add(op);
+      op = {};
+      op.kind = kStepLinear, op.size = s.hidden, op.input = kInputHidden;
+      op.output = kOutputState, op.num_matrices = 1, op.scale = 1;
+      op.matrices[0] = l.down.device;
+      add(op);
+      caches.push_back({l.keys, l.values, s.capacity});
+    }
+    StepOperation<T> op{};
+    op.kind = kStepLinear, op.size = s.size, op.input = kInputState;
+    op.output = kOutputLogits, op.num_matrices = 1, op.norm = upload(norm);
+    op.matrices[0] = head.device;
+    add(op);
+    token = room<int>(1), position = room<int>(1);
+    a.operations = upload(ops), a.num_operations = ops.size();
+    a.caches = upload(caches);
+    a.tokens = token, a.positions = position;
+    a.num_heads = s.heads, a.num_kv_heads = s.kv_heads;
+    a.size = s.size, a.hidden_size = s.hidden;
+    a.vocabulary_size = s.vocabulary;
+    a.logits = room<float>(s.vocabulary);
+    a.barrier = room<unsigned long long>(1);
+    a.state = room<float>(s.size);
+    a.heads = room<float>(q + 2 * kv);
+    a.frequencies = f;
+    a.answers = room<T>(size_t(s.heads) * (kHead + 8) * blocks);
+    a.hidden = room<T>(s.hidden);
+#ifdef TRACE
+    a.trace = room<long long>(size_t(blocks) * ops.size() * 4);
+#endif
+    CHECK(cudaFuncSetAttribute(step_kernel<MAX_SIZE>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               sizeof(typename TheStep<MAX_SIZE>::Shared)));
+    printf("shared memory of a block: %zu bytes\n",
+           sizeof(typename TheStep<MAX_SIZE>::Shared));
+    CHECK(cudaDeviceSynchronize());
+  }
+
+  void set(int t, int p) {
+    CHECK(cudaMemcpy(token, &t, 4, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(position, &p, 4, cudaMemcpyHostToDevice));
+  }
+  void launch() {
+    step_kernel<MAX_SIZE>
+        <<<blocks, kBlockThreads, sizeof(typename TheStep<MAX_SIZE>::Shared)>>>(
+            a);
+  }
+
+  std::vector<double> reference(int t, int p) {
+    std::vector<double> x(s.size);
+    for (int c = 0; c < s.size; ++c)
+      x[c] = __bfloat162float(__float2bfloat16(at(embedding, t, c)));
+    const int kv = s.kv_heads * kHead;
+    for (auto& l : layers) {
+      auto n = normed(x, l.n1);
+      auto q = product(l.q, n), k = product(l.k, n), v = product(l.v, n);
+      auto rope = [&](std::vector<double>& y) {
+        for (size_t h = 0; h < y.size(); h += kHead)
+          for (int i = 0; i < kHead / 2; ++i) {
+            const double w = p * double(frequencies[i]);
+            const double a = y[h + i], b = y[h + i + kHead / 2];
+            y[h + i] = a * cos(w) - b * sin(w);
+            y[h + i + kHead / 2] = a * sin(w) + b * cos(w);
+          }
+      };
+      rope(q), rope(k);
+      std::vector<T> keys(size_t(kv) * s.capacity), vals(keys.size());
+      CHECK(cudaMemcpy(
+          keys.data(), l.keys, keys.size() * 2, cudaMemcpyDeviceToHost));
+      CHECK(cudaMemcpy(
+          vals.data(), l.values, keys.size() * 2, cudaMemcpyDeviceToHost));
+      std::vector<double> out(q.size());
+      for (int h = 0; h < s.heads; ++h) {
+        const int g = h / (s.heads / s.kv_heads);
+        auto key = [&](int j, int d) {
+          return j == p ? k[g * kHead + d]
+                        : __bfloat162float(
+                              keys[(size_t(g) * s.capacity + j) * kHead + d]);
+        };
+        std::vector<double> w(p + 1);
+        double most = -1e300, total = 0;
+        for (int j = 0; j <= p; ++j) {
+          for (int d = 0; d < kHead; ++d) w[j] += q[h * kHead + d] * key(j, d);
+          w[j] /= std::sqrt(double(kHead)), most = std::max(most, w[j]);
+        }
+        for (double& e : w) e = std::exp(e - most), total += e;
+        for (int j = 0; j <= p; ++j)
+          for (int d = 0; d < kHead; ++d)
+            out[h * kHead + d] +=
+                w[j] / total *
+                (j == p ? v[g * kHead + d]
+                        : __bfloat162float(
+                              vals[(size_t(g) * s.capacity + j) * kHead + d]));
+      }
+      auto y = product(l.o, out);
+      for (int i = 0; i < s.size; ++i) x[i] += y[i];
+      n = normed(x, l.n2);
+      auto g = product(l.gate, n), u = product(l.up, n);
+      for (size_t i = 0; i < g.size(); ++i)
+        g[i] = g[i] / (1 + exp(-g[i])) * u[i];
+      y = product(l.down, g);
+      for (int i = 0; i < s.size; ++i) x[i] += y[i];
+    }
+    return product(head, normed(x, norm));
+  }
+
+  void check(int t, int p) {
+    set(t, p);
+    auto want = reference(t, p);
+    CHECK(cudaMemset(a.logits, 0, s.vocabulary * 4));
+    launch();
+    CHECK(cudaDeviceSynchronize());
+    std::vector<float> got(s.vocabulary);
+    CHECK(cudaMemcpy(
+        got.data(), a.logits, got.size() * 4, cudaMemcpyDeviceToHost));
+    double worst = 0, square = 0;
+    for (double w : want) square += w * w;
+    const double rms = std::sqrt(square / want.size());
+    for (size_t i = 0; i < want.size(); ++i)
+      worst = std::max(worst, std::fabs(got[i] - want[i]) / rms);
+    printf("check: position %4d, largest error %.4f of rms %.3f %s\n",
+           p,
+           worst,
+           rms,
+           worst < 0.03 ? "" : "WRONG");
+  }
+
+  void time(int p) {
+    set(1, p);
+    cudaEvent_t b, e;
+    cudaEventCreate(&b), cudaEventCreate(&e);
+    for (int i = 0; i < 3; ++i) launch();
+    std::vector<float> times;
+    for (int i = 0; i < 9; ++i) {
+      cudaEventRecord(b);
+      for (int j = 0; j < 10; ++j) launch();
+      cudaEventRecord(e);
+      CHECK(cudaDeviceSynchronize());
+      float ms;
+      cudaEventElapsedTime(&ms, b, e);
+      times.push_back(ms / 10);
+    }
+    std::sort(times.begin(), times.end());
+    printf("position %5d: %.3f ms (%.3f to %.3f), %.0f tokens/s\n",
+           p,
+           times[4],
+           times.front(),
+           times.back(),
+           1000 / times[4]);
+#ifdef TRACE
+    if (p == 512) report();
+#endif
+  }
+#ifdef TRACE
+  // Per operation of a layer, over blocks and layers: mean time to take the
+  // input, to compute, and to wait; and the time of the whole.
+  void report() {
+    const int n = a.num_operations;
+    std::vector<long long> t(size_t(blocks) * n * 4);
+    CHECK(cudaMemcpy(t.data(), a.trace, t.size() * 8, cudaMemcpyDeviceToHost));
+    const char* names[5] = {"qkv", "attention", "o", "gate-up", "down"};
+    for (int k = 0; k < 6; ++k) {
+      double take = 0, run = 0, wait = 0, least_wait = 0, whole = 0;
+      int count = 0;
+      for (int i = k < 5 ? 1 + k : n - 1; i < n; i += 5) {
+        if (k < 5 && i == n - 1) break;
+        double least = 1e18;
+        long long first = 1ll << 62, last = 0;
+        for (int b = 0; b < blocks; ++b) {
+          const long long* x = &t[(size_t(b) * n + i) * 4];
+          const double middle = (k == 1 ? x[0] : x[1]) - double(x[0]);
+          take += middle / blocks;
+          run += (x[2] - x[0] - middle) / blocks;
+          wait += (x[3] - x[2]) / double(blocks);
+          least = std::min<double>(least, x[3] - x[2]);
+          first = std::min(first, x[0]);
+          last = std::max(last, x[3]);
+        }
+        least_wait += least, whole += last - first;
+        ++count;
+      }
+      printf(
+          "  %-10s take %5.2f run %6.2f wait %5.2f (least %5.2f) whole "
+          "%6.2f us\n",
+          k < 5 ? names[k] : "head",
+          take / count / 1e3,
+          run / count / 1e3,
+          wait / count / 1e3,
+          least_wait / count / 1e3,
+          whole / count / 1e3);
+    }
+  }
+#endif
+};
+
+int main() {
+  {
+    Model<1536> small({2, 1024, 8, 2, 1536, 1000, 1024}, true);
+    for (int p : {0, 1, 15, 16, 130, 700}) small.check(p % 1000 + 3, p);
+    for (int i = 0; i < 3; ++i) small.check(5, 300);
+    if (getenv("CHECK_ONLY")) return 0;
+  }
+  Model<14336> big({32, 4096, 32, 8, 14336, 128256, 8448}, false);
+  for (int p : {128, 512, 2048, 8192}) big.time(p);
+  CHECK(cudaDeviceSynchronize());
+}

@@ -1,0 +1,383 @@
+// A whole decoding step as one kernel: one block on each processor runs the
+// operations of a program one after the other. Between operations all blocks
+// wait for each other, but not the weights, which stream in all the time.
+#pragma once
+
+#include "step_attention.cuh"
+
+namespace mlxlm {
+
+// What a step works on. M: rows, each one token of a sequence of its own.
+template <class T>
+struct StepArguments {
+  const StepOperation<T>* operations;
+  int num_operations;
+  const StepKeys<T>* caches;  // [layers, M]
+  const int* tokens;          // [M]
+  const int* positions;       // [M]
+  int num_heads;
+  int num_kv_heads;
+  int size;         // of the state
+  int hidden_size;  // of the MLP
+  int vocabulary_size;
+  float* logits;  // [M, V]
+  unsigned long long* barrier;
+  const float* frequencies;  // of the rope: [rotated / 2]
+  float* state;              // [M, size]
+  float* heads;              // [M, (H + 2 Hkv) D]
+  T* answers;                // of attention: [M, H, shares, D + 8]
+  T* hidden;                 // [M, hidden_size]
+#ifdef MLXLM_STEP_TRACE
+  long long* trace;  // [blocks][operations][4]: nanoseconds
+#endif
+};
+
+#ifdef MLXLM_STEP_TRACE
+#define MLXLM_TRACE(i, what) trace(a, i, what)
+template <class T>
+__device__ void trace(const StepArguments<T>& a, int i, int what) {
+  if (threadIdx.x != 0) return;
+  long long now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  a.trace[(static_cast<size_t>(blockIdx.x) * a.num_operations + i) * 4 + what] =
+      now;
+}
+#else
+#define MLXLM_TRACE(i, what)
+#endif
+
+template <class T,
+          int BITS,
+          int GROUP,
+          int M,
+          int D,
+          int ROTATED,
+          bool TRADITIONAL,
+          int QUERIES,
+          int COUNT,
+          int MAX_SIZE>
+struct Step {
+  using Linear = StepLinear<T, BITS, GROUP, M>;
+  using Input = StagedInput<T, BITS, GROUP>;
+  using Attention = StepAttention<T, D, ROTATED, TRADITIONAL, QUERIES>;
+  using Operation = StepOperation<T>;
+  using Ring = StreamRing<typename Linear::Stage, COUNT>;
+  static constexpr int kX = M * MAX_SIZE / 2;  // words
+  static constexpr int kParts = kStepWarps * QUERIES * D;
+
+  struct Shared {
+    Ring ring;
+    Operation computed[2];  // of the computing warps, the second being fetched
+    Operation loaded[2];    // of the loading warp
+    typename Linear::Partials partials;
+    float2 groups[M * MAX_SIZE / GROUP];
+    float square[M * kStepWarps];
+    typename Attention::Shared attention;
+    typename Attention::Angles angles[M];
+    alignas(16) u32 x[kX > kParts ? kX : kParts];  // also attention's parts
+  };
+
+  static __device__ void run(const StepArguments<T>& a) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < COUNT; ++i) {
+        barrier_init(&shared.ring.full[i], kLoadThreads);
+        barrier_init(&shared.ring.free[i], kStepWarps);
+      }
+      for (int i = 0; i < 2; ++i) {
+        barrier_init(&shared.partials.full[i], kStepWarps);
+        barrier_init(&shared.partials.free[i], 1);
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < kStepThreads) {
+      compute(a, shared);
+    } else if (threadIdx.x < kStepThreads + kResultThreads) {
+      finish(a, shared);
+    } else {
+      load(a, shared);
+    }
+  }
+
+  static __device__ bool has_weights(const Operation& op) {
+    return op.kind == kStepLinear || op.kind == kStepGated;
+  }
+
+  static __device__ void load(const StepArguments<T>& a, Shared& shared) {
+    const int thread = threadIdx.x - kStepThreads - kResultThreads;
+    RingPlace place;
+    Fetch<Operation> next;
+    next.start(a.operations, thread);
+    next.finish(&shared.loaded[0], thread);
+    load_sync();
+    for (int i = 0; i < a.num_operations; ++i) {
+      next.start(a.operations + min(i + 1, a.num_operations - 1), thread);
+      const Operation& op = shared.loaded[i % 2];
+      prepare(a, op, thread);
+      if (has_weights(op)) {
+        Linear::template stream<Ring, COUNT>(op, shared.ring, place);
+      }
+      next.finish(&shared.loaded[(i + 1) % 2], thread);
+      load_sync();
+    }
+  }
+
+  // Brings what the computing warps will read of an operation, beside weights,
+  // into the second cache level.
+  static __device__ void prepare(const StepArguments<T>& a,
+                                 const Operation& op,
+                                 int thread) {
+    if (op.kind == kStepAttention) {
+      each_share(a, op, [&](int m, int kv_head, int share, int shares) {
+        Attention::prefetch(op,
+                            a.caches[op.layer * M + m],
+                            a.positions[m],
+                            kv_head,
+                            share,
+                            shares,
+                            thread);
+      });
+    } else if (op.norm != nullptr && blockIdx.x == op.first_block) {
+      for (int at = thread * 64; at < op.size; at += kLoadThreads * 64) {
+        prefetch(op.norm + at);
+      }
+    }
+  }
+
+  static __device__ void compute(const StepArguments<T>& a, Shared& shared) {
+    RingPlace place;
+    RingPlace turn;
+    Fetch<Operation> next;
+    next.start(a.operations, threadIdx.x);
+    next.finish(&shared.computed[0], threadIdx.x);
+    for (int m = 0; m < M; ++m) {
+      Attention::take_angles(a.frequencies, a.positions[m], shared.angles[m]);
+    }
+    operation_sync();
+    for (int i = 0; i < a.num_operations; ++i) {
+      next.start(a.operations + min(i + 1, a.num_operations - 1), threadIdx.x);
+      const Operation& op = shared.computed[i % 2];
+      MLXLM_TRACE(i, 0);
+      if (has_weights(op)) {
+        typename Input::Rows rows{reinterpret_cast<unsigned char*>(shared.x),
+                                  shared.groups,
+                                  shared.square,
+                                  op.size / GROUP};
+        take_input(a, op, rows);
+        MLXLM_TRACE(i, 1);
+        Linear::template run<COUNT>(
+            op, rows, shared.ring, place, shared.partials, turn);
+      } else {
+        if (op.kind == kStepAttention) {
+          attend(a, op, shared);
+        } else {
+          embed(a, op);
+        }
+        operation_sync();
+      }
+      next.finish(&shared.computed[(i + 1) % 2], threadIdx.x);
+      MLXLM_TRACE(i, 2);
+      operation_sync();
+      MLXLM_TRACE(i, 3);
+    }
+  }
+
+  // The warp that finishes results, and waits for the other blocks.
+  static __device__ void finish(const StepArguments<T>& a, Shared& shared) {
+    RingPlace turn;
+    operation_sync();
+    for (int i = 0; i < a.num_operations; ++i) {
+      const Operation& op = shared.computed[i % 2];
+      if (has_weights(op)) {
+        finish_results(a, op, shared, turn);
+        __syncwarp();
+      } else {
+        operation_sync();
+      }
+      if (threadIdx.x % 32 == 0 && i + 1 < a.num_operations) {
+        grid_wait(a.barrier);
+      }
+      __syncwarp();
+      operation_sync();
+    }
+  }
+
+  // The state's first value: rows of the table.
+  static __device__ void embed(const StepArguments<T>& a, const Operation& op) {
+    const auto& table = op.matrices[0];
+    const int step = gridDim.x * kStepThreads;
+    for (int i = blockIdx.x * kStepThreads + threadIdx.x; i < M * op.size;
+         i += step) {
+      const int k = i % op.size;
+      const size_t row = a.tokens[i / op.size];
+      const u32 word = table.words[row * (op.size * BITS / 32) + k * BITS / 32];
+      const u32 q = word >> (k * BITS % 32) & ((1u << BITS) - 1);
+      const size_t group = row * (op.size / GROUP) + k / GROUP;
+      // Rounded as the plain operation rounds.
+      const float value = to_float(from_float<T>(
+          to_float(table.scales[group]) * q + to_float(table.zeros[group])));
+      a.state[i] = to_float(from_float<T>(value * op.scale));
+    }
+  }
+
+  // Into how many shares the keys of row m are split.
+  static __device__ int num_shares(const StepArguments<T>& a,
+                                   int window,
+                                   int m) {
+    constexpr int kKeysPerShare = kStepWarps * Attention::kTileKeys;
+    const int most = max(static_cast<int>(gridDim.x) / (M * a.num_kv_heads), 1);
+    int keys = a.positions[m] + 1;
+    if (window > 0) keys = min(keys, window);
+    return min(most, (keys + kKeysPerShare - 1) / kKeysPerShare);
+  }
+
+  // Where the answers of row m begin, in heads: rows have the most room.
+  static __device__ size_t answers_of(const StepArguments<T>& a, int m) {
+    const int most = max(static_cast<int>(gridDim.x) / (M * a.num_kv_heads), 1);
+    return static_cast<size_t>(m) * a.num_heads * most;
+  }
+
+  // Calls use(row, key head, share, number of shares) for what this block has
+  // of an attention.
+  template <class Use>
+  static __device__ void each_share(const StepArguments<T>& a,
+                                    const Operation& op,
+                                    const Use& use) {
+    int unit = blockIdx.x;
+    for (int m = 0; m < M; ++m) {
+      const int shares = num_shares(a, op.window, m);
+      const int count = shares * a.num_kv_heads;
+      for (; unit < count; unit += gridDim.x) {
+        use(m, unit / shares, unit % shares, shares);
+      }
+      unit -= count;
+    }
+  }
+
+  static __device__ void attend(const StepArguments<T>& a,
+                                const Operation& op,
+                                Shared& shared) {
+    const int width = (a.num_heads + 2 * a.num_kv_heads) * D;
+    each_share(a, op, [&](int m, int kv_head, int share, int shares) {
+      Attention::share(op,
+                       {a.heads + static_cast<size_t>(m) * width,
+                        a.answers + answers_of(a, m) * (D + 8),
+                        a.caches[op.layer * M + m],
+                        shared.angles[m],
+                        a.num_heads,
+                        a.num_kv_heads,
+                        a.positions[m]},
+                       kv_head,
+                       share,
+                       shares,
+                       shared.attention,
+                       reinterpret_cast<float*>(shared.x));
+    });
+  }
+
+  static __device__ void take_input(const StepArguments<T>& a,
+                                    const Operation& op,
+                                    const typename Input::Rows& rows) {
+    for (int m = 0; m < M; ++m) {
+      const size_t at = static_cast<size_t>(m) * op.size;
+      if (op.input == kInputState) {
+        const typename Input::State state{a.state + at, op.norm};
+        Input::template take_row<2>(state, op.size, m, rows);
+      } else if (op.input == kInputHidden) {
+        const typename Input::Hidden hidden{a.hidden + at};
+        Input::template take_row<7>(hidden, op.size, m, rows);
+      } else {
+        const typename Input::template Shares<D> shares{
+            a.answers + answers_of(a, m) * (D + 8),
+            op.sinks,
+            num_shares(a, op.window, m)};
+        Input::template take_row<2>(shares, op.size, m, rows);
+      }
+    }
+    step_sync();
+  }
+
+  static __device__ float silu(float x) { return x / (1 + __expf(-x)); }
+
+  static __device__ void finish_results(const StepArguments<T>& a,
+                                        const Operation& op,
+                                        Shared& shared,
+                                        RingPlace& turn) {
+    if (op.kind == kStepGated) {
+      Linear::results(
+          op,
+          shared.square,
+          shared.partials,
+          turn,
+          [](int) {},
+          [&](int tile, int m, float gate, float up) {
+            finish_gated(a, op, tile, m, gate, up);
+          });
+      return;
+    }
+    float state[M];  // that results are added to
+    const bool adds = op.output == kOutputState;
+    auto place_of = [&](int tile, int& n) {
+      int first_row;
+      const auto& matrix = Linear::find(op, tile, first_row);
+      n = first_row + threadIdx.x % 16;
+      return &matrix;
+    };
+    Linear::results(
+        op,
+        shared.square,
+        shared.partials,
+        turn,
+        [&](int tile) {
+          if (!adds) return;
+          int n;
+          const auto* matrix = place_of(tile, n);
+          n = min(n, matrix->num_rows - 1) + matrix->first_output;
+#pragma unroll
+          for (int m = 0; m < M; ++m) {
+            state[m] = __ldcg(a.state + static_cast<size_t>(m) * a.size + n);
+          }
+        },
+        [&](int tile, int m, float value, float) {
+          int n;
+          const auto* matrix = place_of(tile, n);
+          if (threadIdx.x % 32 >= 16 || n >= matrix->num_rows) return;
+          if (matrix->bias != nullptr) value += to_float(matrix->bias[n]);
+          n += matrix->first_output;
+          if (adds) {
+            float before = 0;
+#pragma unroll
+            for (int i = 0; i < M; ++i) {
+              if (i == m) before = state[i];
+            }
+            a.state[static_cast<size_t>(m) * a.size + n] =
+                before + op.scale * value;
+          } else if (op.output == kOutputHeads) {
+            const int width = (a.num_heads + 2 * a.num_kv_heads) * D;
+            a.heads[static_cast<size_t>(m) * width + n] = value;
+          } else {
+            a.logits[static_cast<size_t>(m) * a.vocabulary_size + n] = value;
+          }
+        });
+  }
+
+  static __device__ void finish_gated(const StepArguments<T>& a,
+                                      const Operation& op,
+                                      int tile,
+                                      int m,
+                                      float gate,
+                                      float up) {
+    const int n = tile * 16 + threadIdx.x % 16;
+    const auto& matrix = op.matrices[0];
+    if (threadIdx.x % 32 >= 16 || n >= matrix.num_rows) return;
+    if (matrix.bias != nullptr) {
+      gate += to_float(matrix.bias[n]);
+      up += to_float(op.matrices[1].bias[n]);
+    }
+    a.hidden[static_cast<size_t>(m) * a.hidden_size + n] =
+        from_float<T>(silu(gate) * up);
+  }
+};
+
+}  // namespace mlxlm

@@ -1,0 +1,371 @@
+// Attention of a step kernel: one new token per row. A block takes a share of
+// the keys of one key head for all query heads that share it, with tensor
+// cores. The product that follows joins the shares.
+#pragma once
+
+#include "step_linear.cuh"
+
+namespace mlxlm {
+
+// Keys and values of one layer and row: [Hkv, capacity, D].
+template <class T>
+struct StepKeys {
+  T* keys;
+  T* values;
+  long long capacity_tokens;
+};
+
+// QUERIES: query heads of a key head, at most 8.
+template <class T, int D, int ROTATED, bool TRADITIONAL, int QUERIES>
+struct StepAttention {
+  static_assert(QUERIES <= 8);
+  static constexpr int kTileKeys = 16;  // of a warp
+
+  struct Shared {
+    alignas(16) T q[QUERIES][D + 8];
+    float scratch[kStepWarps][D];  // a head before its rope
+    // The warps' parts.
+    float highest[kStepWarps][QUERIES];
+    float total[kStepWarps][QUERIES];
+  };
+
+  // Of one position.
+  struct Angles {
+    float cosines[ROTATED / 2];
+    float sines[ROTATED / 2];
+  };
+
+  struct Problem {
+    const float* heads;  // of the row: q [H, D], k [Hkv, D], v [Hkv, D]
+    T* answers;          // of the row: see StagedInput::Shares
+    StepKeys<T> cache;
+    const Angles& angles;
+    int num_heads;
+    int num_kv_heads;
+    int position;  // of the new token
+  };
+
+  static __device__ void take_angles(const float* frequencies,
+                                     int position,
+                                     Angles& angles) {
+    for (int i = threadIdx.x; i < ROTATED / 2; i += kStepThreads) {
+      sincosf(position * frequencies[i], &angles.sines[i], &angles.cosines[i]);
+    }
+  }
+
+  // Norm and rope of one head by one warp; use(d, value) gets the results.
+  template <class Use>
+  static __device__ void prepare(const float* head,
+                                 const T* norm,
+                                 float eps,
+                                 const Angles& angles,
+                                 Shared& shared,
+                                 const Use& use) {
+    const int lane = threadIdx.x % 32;
+    float* scratch = shared.scratch[threadIdx.x / 32];
+    float values[D / 32];
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+      values[i] = __ldcg(head + i * 32 + lane);
+      square += values[i] * values[i];
+    }
+    float factor = 1;
+    if (norm != nullptr) factor = rsqrtf(lane_sum<32>(square) / D + eps);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+      const int d = i * 32 + lane;
+      float value = values[i];
+      if (norm != nullptr) value *= factor * to_float(norm[d]);
+      scratch[d] = value;
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+      const int d = i * 32 + lane;
+      if (d >= ROTATED) {
+        use(d, scratch[d]);
+        continue;
+      }
+      const int half = ROTATED / 2;
+      const int pair = TRADITIONAL ? d / 2 : d % half;
+      const int a = TRADITIONAL ? pair * 2 : pair;
+      const int b = TRADITIONAL ? pair * 2 + 1 : pair + half;
+      const float c = angles.cosines[pair];
+      const float s = angles.sines[pair];
+      use(d,
+          d == a ? scratch[a] * c - scratch[b] * s
+                 : scratch[a] * s + scratch[b] * c);
+    }
+    __syncwarp();
+  }
+
+  // Queries into shared memory and, in the share that has it, the new token's
+  // key and value into the cache.
+  static __device__ void prepare_heads(const StepOperation<T>& op,
+                                       const Problem& p,
+                                       int kv_head,
+                                       bool has_new,
+                                       Shared& shared) {
+    constexpr int group = QUERIES;
+    const int items = group + (has_new ? 2 : 0);
+    const size_t at =
+        (static_cast<size_t>(kv_head) * p.cache.capacity_tokens + p.position) *
+        D;
+    for (int item = threadIdx.x / 32; item < items; item += kStepWarps) {
+      if (item < group) {
+        prepare(p.heads + (kv_head * group + item) * D,
+                op.q_norm,
+                op.eps,
+                p.angles,
+                shared,
+                [&](int d, float value) {
+                  shared.q[item][d] = from_float<T>(value);
+                });
+      } else if (item == group) {
+        prepare(p.heads + (p.num_heads + kv_head) * D,
+                op.k_norm,
+                op.eps,
+                p.angles,
+                shared,
+                [&](int d, float value) {
+                  p.cache.keys[at + d] = from_float<T>(value);
+                });
+      } else {
+        const float* from =
+            p.heads + (p.num_heads + p.num_kv_heads + kv_head) * D;
+        for (int d = threadIdx.x % 32; d < D; d += 32) {
+          p.cache.values[at + d] = from_float<T>(__ldcg(from + d));
+        }
+      }
+    }
+    step_sync();
+  }
+
+  // One warp's queries against keys; scores of a tile are in the layout in
+  // which tensor cores take them as the first factor of the values' product.
+  struct Warp {
+    u32 q[D / 32][4];
+    float sums[D / 16][4];   // [dimensions][query 2 part, 2 part + 1], twice
+    float highest = -1e30f;  // of query lane / 4
+    float total = 0;
+
+    __device__ void take_queries(const Shared& shared, int group) {
+      const int row = threadIdx.x % 32 / 4;
+#pragma unroll
+      for (int b = 0; b < D / 32; ++b) {
+        uint4 v = {0, 0, 0, 0};
+        if (row < group) {
+          v = *reinterpret_cast<const uint4*>(
+              &shared.q[row][b * 32 + threadIdx.x % 4 * 8]);
+        }
+        q[b][0] = v.x, q[b][1] = v.y, q[b][2] = v.z, q[b][3] = v.w;
+      }
+#pragma unroll
+      for (int i = 0; i < D / 16; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] = 0;
+      }
+    }
+
+    static __device__ void load(const T* from, u32 (&to)[4]) {
+      const uint4 v = __ldcg(reinterpret_cast<const uint4*>(from));
+      to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+
+    // Keys [begin, begin + 16), of which those in [first, last) count.
+    __device__ void tile(const T* keys,
+                         const T* values,
+                         int begin,
+                         int first,
+                         int last,
+                         float scale,
+                         float softcap) {
+      const int row = threadIdx.x % 32 / 4;
+      const int part = threadIdx.x % 4;
+      float scores[2][4] = {};
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        u32 k[D / 32][4];
+        const T* key =
+            keys + static_cast<size_t>(min(begin + n * 8 + row, last - 1)) * D;
+#pragma unroll
+        for (int b = 0; b < D / 32; ++b) load(key + b * 32 + part * 8, k[b]);
+#pragma unroll
+        for (int b = 0; b < D / 32; ++b) {
+          const u32 first_half[4] = {q[b][0], 0, q[b][1], 0};
+          const u32 second_half[4] = {q[b][2], 0, q[b][3], 0};
+          Pair<T>::mma(scores[n], first_half, k[b][0], k[b][1]);
+          Pair<T>::mma(scores[n], second_half, k[b][2], k[b][3]);
+        }
+      }
+      float now = highest;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int key = begin + n * 8 + part * 2 + i;
+          float score = scores[n][i] * scale;
+          if (softcap > 0) score = softcap * tanhf(score / softcap);
+          scores[n][i] =
+              key >= first && key < last ? score * kStepLog2e : -2e30f;
+          now = fmaxf(now, scores[n][i]);
+        }
+      }
+      now = lane_max<4>(now);
+      const float factor = exp2f(highest - now);
+      highest = now;
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          scores[n][i] = exp2f(scores[n][i] - now);
+          sum += scores[n][i];
+        }
+      }
+      total = total * factor + lane_sum<4>(sum);
+      // Scores lie in the lanes as the second factor has them.
+      const u32 p0 = Pair<T>::of(scores[0][0], scores[0][1]);
+      const u32 p1 = Pair<T>::of(scores[1][0], scores[1][1]);
+      const float even = __shfl_sync(0xffffffffu, factor, part * 8);
+      const float odd = __shfl_sync(0xffffffffu, factor, part * 8 + 4);
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) {
+        u32 v[4][4];  // keys 2 part, 2 part + 1, and 8 on
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int key = begin + 2 * part + n % 2 + n / 2 * 8;
+          load(values + static_cast<size_t>(min(key, last - 1)) * D + j * 64 +
+                   row * 8,
+               v[n]);
+        }
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+          float(&to)[4] = sums[j * 4 + u];
+          to[0] *= even, to[1] *= odd, to[2] *= even, to[3] *= odd;
+          const u32 a[4] = {__byte_perm(v[0][u], v[1][u], 0x5410),
+                            __byte_perm(v[0][u], v[1][u], 0x7632),
+                            __byte_perm(v[2][u], v[3][u], 0x5410),
+                            __byte_perm(v[2][u], v[3][u], 0x7632)};
+          Pair<T>::mma(to, a, p0, p1);
+        }
+      }
+    }
+
+    // Puts this warp's part where the others find it: parts [query][D].
+    __device__ void leave(Shared& shared, float* parts, int group) const {
+      const int warp = threadIdx.x / 32;
+      const int row = threadIdx.x % 32 / 4;
+      const int part = threadIdx.x % 4;
+      if (part == 0 && row < group) {
+        shared.highest[warp][row] = highest;
+        shared.total[warp][row] = total;
+      }
+#pragma unroll
+      for (int i = 0; i < D / 16; ++i) {
+        const int d = i / 4 * 64 + row * 8 + i % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int query = part * 2 + j;
+          if (query >= group) continue;
+          float* to = parts + (warp * group + query) * D + d;
+          *reinterpret_cast<float2*>(to) =
+              make_float2(sums[i][j], sums[i][j + 2]);
+        }
+      }
+    }
+  };
+
+  // The tiles of keys of a share.
+  struct Range {
+    int first_key, last_key;  // that count
+    int begin, end;           // tiles
+
+    __device__ Range(int position, int window, int index, int num_shares) {
+      last_key = position + 1;
+      first_key = window > 0 ? max(last_key - window, 0) : 0;
+      const int first = first_key / kTileKeys;
+      const int tiles = (last_key + kTileKeys - 1) / kTileKeys - first;
+      begin = first + tiles * index / num_shares;
+      end = first + tiles * (index + 1) / num_shares;
+    }
+  };
+
+  // By the loading warps, while the others are still at something else.
+  static __device__ void prefetch(const StepOperation<T>& op,
+                                  const StepKeys<T>& cache,
+                                  int position,
+                                  int kv_head,
+                                  int index,
+                                  int num_shares,
+                                  int thread) {
+    constexpr int kLine = 64;  // values
+    const Range range(position, op.window, index, num_shares);
+    const size_t head = static_cast<size_t>(kv_head) * cache.capacity_tokens;
+    const size_t first = (head + range.begin * kTileKeys) * D;
+    const size_t last = (head + min(range.end * kTileKeys, range.last_key)) * D;
+    for (size_t at = first + thread * kLine; at < last;
+         at += kLoadThreads * kLine) {
+      mlxlm::prefetch(cache.keys + at);
+      mlxlm::prefetch(cache.values + at);
+    }
+  }
+
+  // One share of one key head. `parts`: room for kStepWarps * group * D floats.
+  static __device__ void share(const StepOperation<T>& op,
+                               const Problem& p,
+                               int kv_head,
+                               int index,
+                               int num_shares,
+                               Shared& shared,
+                               float* parts) {
+    constexpr int group = QUERIES;
+    const Range range(p.position, op.window, index, num_shares);
+    prepare_heads(op, p, kv_head, index == num_shares - 1, shared);
+    Warp warp;
+    warp.take_queries(shared, group);
+    const size_t head_at =
+        static_cast<size_t>(kv_head) * p.cache.capacity_tokens * D;
+    for (int t = range.begin + threadIdx.x / 32; t < range.end;
+         t += kStepWarps) {
+      warp.tile(p.cache.keys + head_at,
+                p.cache.values + head_at,
+                t * kTileKeys,
+                range.first_key,
+                range.last_key,
+                op.scale,
+                op.softcap);
+    }
+    warp.leave(shared, parts, group);
+    step_sync();
+    for (int i = threadIdx.x; i < group * D; i += kStepThreads) {
+      const int query = i / D;
+      const int d = i % D;
+      float highest = -1e30f;
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) {
+        highest = fmaxf(highest, shared.highest[w][query]);
+      }
+      float sum = 0;
+      float total = 0;
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) {
+        const float factor = exp2f(shared.highest[w][query] - highest);
+        sum += factor * parts[(w * group + query) * D + d];
+        total += factor * shared.total[w][query];
+      }
+      const size_t place =
+          (kv_head * group + query) * static_cast<size_t>(num_shares) + index;
+      T* to = p.answers + place * (D + 8);
+      to[d] = from_float<T>(sum / total);
+      if (d == 0) {
+        *reinterpret_cast<float*>(to + D) = highest + log2f(total);
+      }
+    }
+    step_sync();
+  }
+};
+
+}  // namespace mlxlm

@@ -1,0 +1,226 @@
+// How the input of a product comes into shared memory: normalized, joined from
+// attention's shares or as it is, then as 16-bit integers.
+#pragma once
+
+#include "step_stream.cuh"
+
+namespace mlxlm {
+
+constexpr float kStepLog2e = 1.4426950408889634f;
+
+template <class T, int BITS, int GROUP>
+struct StagedInput {
+  // x of the operation as 16-bit integers, each group with a factor of its own.
+  // High and low bytes are apart, in the order in which weights come out of
+  // their words.
+  struct Rows {
+    unsigned char* x;  // [M][groups][high, low][GROUP]
+    float2* groups;    // [M][groups]: factor, sum
+    float* square;     // [M][kStepWarps]
+    int num_groups;
+  };
+
+  // The low bytes of four integers.
+  static __device__ u32 bytes(int a, int b, int c, int d) {
+    return __byte_perm(
+        __byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+  }
+
+  // Puts eight values, |x| <= 32512 times the factor, into their places.
+  static __device__ void put(const float (&x)[8],
+                             float factor,
+                             unsigned char* high,
+                             unsigned char* low) {
+    int v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      // Rounds: the integer is in the last bits of 1.5 * 2^23 + it.
+      v[j] = __float_as_int(x[j] * factor + 12582912.0f);
+    }
+    uint2 h;
+    uint2 l;
+    auto upper = [&](int j) { return (v[j] + 128) >> 8; };
+    if constexpr (BITS == 4) {
+      l = {bytes(v[0], v[2], v[4], v[6]), bytes(v[1], v[3], v[5], v[7])};
+      h = {bytes(upper(0), upper(2), upper(4), upper(6)),
+           bytes(upper(1), upper(3), upper(5), upper(7))};
+    } else {
+      l = {bytes(v[0], v[1], v[2], v[3]), bytes(v[4], v[5], v[6], v[7])};
+      h = {bytes(upper(0), upper(1), upper(2), upper(3)),
+           bytes(upper(4), upper(5), upper(6), upper(7))};
+    }
+    *reinterpret_cast<uint2*>(high) = h;
+    *reinterpret_cast<uint2*>(low) = l;
+  }
+
+  static __device__ void unpack(const uint4& from, float (&x)[8]) {
+    const u32 words[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float2 pair = Pair<T>::floats(words[j]);
+      x[2 * j] = pair.x, x[2 * j + 1] = pair.y;
+    }
+  }
+
+  // Sources of a row of the input. Each reads eight values from k on in two
+  // parts, so that reads of several wait together; finish() returns the sum of
+  // their squares.
+  struct Hidden {
+    struct Read {
+      uint4 raw;
+    };
+    const T* from;
+
+    __device__ void start(int k, Read& read) const {
+      read.raw = __ldcg(reinterpret_cast<const uint4*>(from + k));
+    }
+    __device__ float finish(int, const Read& read, float (&x)[8]) const {
+      unpack(read.raw, x);
+      return 0;
+    }
+  };
+
+  // The state times the norm's weight, whose division waits for the results.
+  struct State {
+    struct Read {
+      float4 a, b;
+      uint4 norm;
+    };
+    const float* from;
+    const T* norm;
+
+    __device__ void start(int k, Read& read) const {
+      read.a = __ldcg(reinterpret_cast<const float4*>(from + k));
+      read.b = __ldcg(reinterpret_cast<const float4*>(from + k) + 1);
+      read.norm = *reinterpret_cast<const uint4*>(norm + k);
+    }
+    __device__ float finish(int, const Read& read, float (&x)[8]) const {
+      const float state[8] = {read.a.x,
+                              read.a.y,
+                              read.a.z,
+                              read.a.w,
+                              read.b.x,
+                              read.b.y,
+                              read.b.z,
+                              read.b.w};
+      unpack(read.norm, x);
+      float square = 0;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        square += state[j] * state[j];
+        x[j] *= state[j];
+      }
+      return square;
+    }
+  };
+
+  // Attention's answers for each share of the keys, [H, shares, D + 8]: behind
+  // each its weight, a float32 power of two. All blocks read them at a time,
+  // and weights side by side would be one place that all wait for.
+  template <int D>
+  struct Shares {
+    static constexpr int kMost = 4;  // at a time
+    static constexpr int kStride = D + 8;
+    struct Read {
+      float weights[kMost];
+      uint4 answers[kMost];
+    };
+    const T* answers;
+    const float* sinks;  // [H], or null
+    int count;
+
+    __device__ void read(int k, int first, Read& read) const {
+      const int head = k / D;
+#pragma unroll
+      for (int i = 0; i < kMost; ++i) {
+        const int place = head * count + min(first + i, count - 1);
+        const T* from = answers + static_cast<size_t>(place) * kStride;
+        read.weights[i] = __ldcg(reinterpret_cast<const float*>(from + D));
+        read.answers[i] = __ldcg(reinterpret_cast<const uint4*>(from + k % D));
+      }
+    }
+    __device__ void start(int k, Read& r) const { read(k, 0, r); }
+
+    __device__ float finish(int k, Read& r, float (&x)[8]) const {
+      float highest = -1e30f;
+      float total = 0;
+      if (sinks != nullptr) highest = sinks[k / D] * kStepLog2e, total = 1;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[j] = 0;
+      for (int first = 0; first < count; first += kMost) {
+        if (first > 0) read(k, first, r);
+        float now = highest;
+#pragma unroll
+        for (int i = 0; i < kMost; ++i) now = fmaxf(now, r.weights[i]);
+        const float factor = exp2f(highest - now);
+        highest = now;
+        total *= factor;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) x[j] *= factor;
+#pragma unroll
+        for (int i = 0; i < kMost; ++i) {
+          const float weight =
+              first + i < count ? exp2f(r.weights[i] - now) : 0.0f;
+          total += weight;
+          float part[8];
+          unpack(r.answers[i], part);
+#pragma unroll
+          for (int j = 0; j < 8; ++j) x[j] += weight * part[j];
+        }
+      }
+      const float factor = 1 / total;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[j] *= factor;
+      return 0;
+    }
+  };
+
+  // Puts row m of the input into shared memory. Its squares are added up per
+  // warp.
+  template <int AT_A_TIME, class Source>
+  static __device__ void take_row(const Source& source,
+                                  int size,
+                                  int m,
+                                  const Rows& rows) {
+    constexpr int kStep = kStepThreads * 8;
+    float squares = 0;
+    const int first = threadIdx.x * 8;
+    const int lane_at = threadIdx.x % 32 * 8;
+    // Whole warps, for the sums of groups.
+    for (int base = first; base - lane_at < size; base += AT_A_TIME * kStep) {
+      typename Source::Read reads[AT_A_TIME];
+#pragma unroll
+      for (int i = 0; i < AT_A_TIME; ++i) {
+        source.start(min(base + i * kStep, size - 8), reads[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < AT_A_TIME; ++i) {
+        const int k = base + i * kStep;
+        const bool inside = k < size;
+        float x[8];
+        const float square = source.finish(min(k, size - 8), reads[i], x);
+        if (inside) squares += square;
+        float sum = 0;
+        float most = 1e-30f;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          sum += x[j];
+          most = fmaxf(most, fabsf(x[j]));
+        }
+        sum = lane_sum<GROUP / 8>(sum);
+        most = lane_max<GROUP / 8>(most);
+        if (!inside) continue;
+        const int group = m * rows.num_groups + k / GROUP;
+        if (k % GROUP == 0) rows.groups[group] = {most / 32512, sum};
+        unsigned char* to = rows.x + group * 2 * GROUP + k % GROUP;
+        put(x, 32512 / most, to, to + GROUP);
+      }
+    }
+    squares = lane_sum<32>(squares);
+    if (threadIdx.x % 32 == 0) {
+      rows.square[m * kStepWarps + threadIdx.x / 32] = squares;
+    }
+  }
+};
+
+}  // namespace mlxlm

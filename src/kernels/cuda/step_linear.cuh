@@ -1,0 +1,427 @@
+// Products of a step kernel: tiles of 16 outputs, whose weights arrive in
+// stages. The warps share out the groups of a stage and add up through shared
+// memory at the end of a tile.
+#pragma once
+
+#include "step_input.cuh"
+
+namespace mlxlm {
+
+// One quantized matrix [num_rows, K].
+template <class T>
+struct StepMatrix {
+  const u32* words;
+  const T* scales;
+  const T* zeros;
+  const T* bias;  // or null
+  int num_rows;
+  int first_output;  // where its outputs begin
+};
+
+enum StepKind { kStepEmbed, kStepLinear, kStepGated, kStepAttention };
+enum StepInput { kInputState, kInputAttention, kInputHidden };
+enum StepOutput { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
+
+// One operation of a step.
+template <class T>
+struct alignas(16) StepOperation {
+  int kind;
+  int size;  // K
+  int input;
+  int output;
+  int num_matrices;
+  int num_tiles;    // of 16 rows in all matrices; gated: of gate's
+  int first_block;  // that has tile 0
+  int layer;        // attention: of keys and values
+  float eps;
+  float scale;      // of what is added to the state; of attention's scores
+  float softcap;    // of attention
+  int window;       // of attention; 0: all
+  const T* norm;    // of the state before the product, or null
+  const T* q_norm;  // attention, or null
+  const T* k_norm;
+  const float* sinks;  // of the product after attention: [H], or null
+  StepMatrix<T> matrices[3];
+};
+
+template <class T, int BITS, int GROUP, int M>
+struct StepLinear {
+  using Stage = StreamStage<BITS, GROUP>;
+  using Rows = typename StagedInput<T, BITS, GROUP>::Rows;
+  static constexpr int kBatch = Stage::kGroups / kStepWarps;  // of a warp
+  static constexpr int kWords = GROUP * BITS / 128;  // of a lane and group
+  static constexpr int kXWords = GROUP / 16;         // of x, likewise
+  // A tensor cores' tile has 8 columns, two for each row of x.
+  static constexpr int kTileRows = M < 4 ? M : 4;
+  static constexpr int kTiles = M / kTileRows;
+  static constexpr int kTogether =
+      4 / kTileRows < kBatch ? 4 / kTileRows : kBatch;  // groups of a tile
+
+  // The matrix and its row where a tile begins. Tiles of gate and up alternate.
+  static __device__ const StepMatrix<T>& find(const StepOperation<T>& op,
+                                              int tile,
+                                              int& first_row) {
+    if (op.kind == kStepGated) {
+      first_row = tile / 2 * 16;
+      return op.matrices[tile % 2];
+    }
+    int i = 0;
+    first_row = tile * 16;
+    while (i + 1 < op.num_matrices && first_row >= op.matrices[i].num_rows) {
+      first_row -= (op.matrices[i].num_rows + 15) / 16 * 16;
+      ++i;
+    }
+    return op.matrices[i];
+  }
+
+  static __device__ int first_visit(const StepOperation<T>& op) {
+    return (blockIdx.x + gridDim.x - op.first_block) % gridDim.x;
+  }
+
+  // The loading warps' part of an operation. Each has some rows of a stage.
+  template <class Ring, int COUNT>
+  static __device__ void stream(const StepOperation<T>& op,
+                                Ring& ring,
+                                RingPlace& place) {
+    const int visits = op.kind == kStepGated ? 2 : 1;
+    const int row_bytes = op.size / 8 * BITS;
+    for (int v = first_visit(op); v < op.num_tiles; v += gridDim.x) {
+      for (int t = 0; t < visits; ++t) {
+        int first_row;
+        const auto& matrix = find(op, v * visits + t, first_row);
+        Sources from(matrix, first_row, row_bytes);
+        for (int left = row_bytes; left > 0; left -= Stage::kRowBytes) {
+          barrier_wait(&ring.free[place.index], place.parity ^ 1);
+          from.copy_next(ring.stages[place.index], left);
+          arrive_when_copied(&ring.full[place.index]);
+          end_stage();
+          place.advance<COUNT>();
+        }
+      }
+    }
+  }
+
+  // What one thread copies of a tile, stage after stage.
+  struct Sources {
+    static constexpr int kRows = 16 / kLoadWarps;            // of a warp
+    static constexpr int kScaleChunks = Stage::kGroups / 8;  // of 16 bytes
+    static constexpr int kScaleCopies = kRows * kScaleChunks * 2;  // of a warp
+    static constexpr int kOwnScales = (kScaleCopies + 31) / 32;
+
+    const unsigned char* words[kRows];
+    const T* scales[kOwnScales];  // or zeros
+
+    __device__ Sources(const StepMatrix<T>& matrix,
+                       int first_row,
+                       int row_bytes) {
+      const int last = matrix.num_rows - 1;
+      const int lane = threadIdx.x % 32;
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const size_t row = min(first_row + warp * kRows + i, last);
+        words[i] = reinterpret_cast<const unsigned char*>(matrix.words) +
+                   row * row_bytes + lane * 16;
+      }
+      const int groups = row_bytes / Stage::kGroupBytes;
+#pragma unroll
+      for (int j = 0; j < kOwnScales; ++j) {
+        const int i = lane + j * 32;
+        const size_t row =
+            min(first_row + warp * kRows + i / kScaleChunks % kRows, last);
+        scales[j] = (i / kScaleChunks < kRows ? matrix.scales : matrix.zeros) +
+                    row * groups + i % kScaleChunks * 8;
+      }
+    }
+
+    __device__ void copy_next(Stage& stage, int left_bytes) {
+      if (left_bytes >= Stage::kRowBytes) {
+        copy<false>(stage, left_bytes);
+      } else {
+        copy<true>(stage, left_bytes);
+      }
+    }
+
+    // PART: of the last, shorter stage of a row.
+    template <bool PART>
+    __device__ void copy(Stage& stage, int left_bytes) {
+      const int lane = threadIdx.x % 32;
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
+      unsigned char* to =
+          stage.words + warp * kRows * Stage::kRowStride + lane * 16;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+        for (int at = 0; at < Stage::kRowBytes; at += 512) {
+          if (PART && at + lane * 16 >= left_bytes) continue;
+          copy_in(to + i * Stage::kRowStride + at, words[i] + at);
+        }
+        words[i] += Stage::kRowBytes;
+      }
+#pragma unroll
+      for (int j = 0; j < kOwnScales; ++j) {
+        const int i = lane + j * 32;
+        const int at = i % kScaleChunks;
+        const int row = warp * kRows + i / kScaleChunks % kRows;
+        unsigned char* first =
+            i / kScaleChunks < kRows ? stage.scales : stage.zeros;
+        const bool skip = (kScaleCopies % 32 != 0 && i >= kScaleCopies) ||
+                          (PART && at * 8 * Stage::kGroupBytes >= left_bytes);
+        if (!skip) {
+          copy_in(first + row * Stage::kScaleStride + at * 16, scales[j]);
+        }
+        scales[j] += Stage::kGroups;
+      }
+    }
+  };
+
+  static __device__ float norm_factor(const StepOperation<T>& op,
+                                      const float* squares,
+                                      int m) {
+    if (op.norm == nullptr) return 1;
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < kStepWarps; ++i) {
+      square += squares[m * kStepWarps + i];
+    }
+    return rsqrtf(square / op.size + op.eps);
+  }
+
+  template <int COUNT>
+  static __device__ void load_words(const unsigned char* from,
+                                    u32 (&to)[COUNT]) {
+    if constexpr (COUNT == 1) {
+      to[0] = *reinterpret_cast<const u32*>(from);
+    } else if constexpr (COUNT == 2) {
+      const uint2 v = *reinterpret_cast<const uint2*>(from);
+      to[0] = v.x, to[1] = v.y;
+    } else {
+#pragma unroll
+      for (int i = 0; i < COUNT; i += 4) {
+        const uint4 v = *reinterpret_cast<const uint4*>(from + i * 4);
+        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+      }
+    }
+  }
+
+  // d += a b: a 16 rows of 32 bytes, b 32 signed bytes by 8 columns.
+  static __device__ void mma(
+      int (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+
+  static __device__ void multiply_group(const u32 (&low)[kWords],
+                                        const u32 (&high)[kWords],
+                                        const u32 (&x)[kXWords],
+                                        int (&sums)[4]) {
+    if constexpr (BITS == 4) {
+      constexpr u32 kMask = 0x0f0f0f0f;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        mma(sums,
+            low[i] & kMask,
+            high[i] & kMask,
+            low[i] >> 4 & kMask,
+            high[i] >> 4 & kMask,
+            x[2 * i],
+            x[2 * i + 1]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWords; i += 2) {
+        mma(sums, low[i], high[i], low[i + 1], high[i + 1], x[i], x[i + 1]);
+      }
+    }
+  }
+
+  // Adds this warp's groups of a stage, the first of which is group `begin` of
+  // x, to the sums of a tile, total[t][i]: of row lane / 4 + 8 i and row
+  // result_row(t) of x, a part of which is with other lanes (join()).
+  //
+  // Columns of the tensor cores' tiles are high and low bytes of rows of x, and
+  // where those are few also different groups: each lane of four ends up with
+  // the sums of a group and row of its own.
+  static __device__ void multiply(const Stage& stage,
+                                  int begin,
+                                  const Rows& rows,
+                                  float (&total)[kTiles][2]) {
+    const int lane = threadIdx.x % 32;
+    const int part = lane % 4;
+    const int row = lane / 4;
+    const int first = threadIdx.x / 32 * kBatch;
+    if (begin + first >= rows.num_groups) return;
+    const unsigned char* words = stage.words + row * Stage::kRowStride +
+                                 first * Stage::kGroupBytes + part * kWords * 4;
+    const T* scales =
+        reinterpret_cast<const T*>(stage.scales + row * Stage::kScaleStride) +
+        first;
+    const T* zeros =
+        reinterpret_cast<const T*>(stage.zeros + row * Stage::kScaleStride) +
+        first;
+    // Of the column's x, and of the result.
+    const int x_row = row / 2 % kTileRows;
+    const int x_group = min(row / 2 / kTileRows, kTogether - 1);
+    const int own_group = min(part / kTileRows, kTogether - 1);
+    const bool owns = part / kTileRows < kTogether;
+#pragma unroll
+    for (int b = 0; b < kBatch; b += kTogether) {
+      u32 low[kTogether][kWords];
+      u32 high[kTogether][kWords];
+#pragma unroll
+      for (int g = 0; g < kTogether; ++g) {
+        const unsigned char* from = words + (b + g) * Stage::kGroupBytes;
+        load_words(from, low[g]);
+        load_words(from + 8 * Stage::kRowStride, high[g]);
+      }
+      const int at = b + own_group;
+      const float scale[2] = {to_float(scales[at]),
+                              to_float(scales[at + 4 * Stage::kScaleStride])};
+      const float zero[2] = {to_float(zeros[at]),
+                             to_float(zeros[at + 4 * Stage::kScaleStride])};
+      const int x_base = begin + first + b;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const int x_at =
+            (t * kTileRows + x_row) * rows.num_groups + x_base + x_group;
+        u32 x[kXWords];
+        load_words(rows.x + (x_at * 2 + row % 2) * GROUP + part * (GROUP / 4),
+                   x);
+        int sums[kTogether][4] = {};
+#pragma unroll
+        for (int g = 0; g < kTogether; ++g) {
+          multiply_group(low[g], high[g], x, sums[g]);
+        }
+        int own[4] = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
+#pragma unroll
+        for (int g = 1; g < kTogether; ++g) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if (own_group == g) own[j] = sums[g][j];
+          }
+        }
+        float2 group =
+            rows.groups[(t * kTileRows + part % kTileRows) * rows.num_groups +
+                        x_base + own_group];
+        if (!owns) group = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float product =
+              static_cast<float>(own[2 * i] * 256 + own[2 * i + 1]);
+          total[t][i] += scale[i] * group.x * product + zero[i] * group.y;
+        }
+      }
+    }
+  }
+
+  // The row of x of a lane's sums.
+  static __device__ int result_row(int tile) {
+    return tile * kTileRows + threadIdx.x % 4 % kTileRows;
+  }
+
+  // Adds up what is with other lanes; true in those that have the sum.
+  static __device__ bool join(float& total) {
+#pragma unroll
+    for (int step = kTileRows; step < 4; step *= 2) {
+      total += __shfl_xor_sync(0xffffffffu, total, step);
+    }
+    return threadIdx.x % 4 < kTileRows;
+  }
+
+  // The warps' parts of two tiles in turn (gated: of two pairs).
+  static constexpr int kPartial = kStepWarps * 16 * M;
+  struct Partials {
+    float values[2][2][kPartial];  // [turn][gate, up][warp][16][M]
+    unsigned long long full[2];
+    unsigned long long free[2];
+  };
+
+  // Computes this block's tiles and leaves the parts for results().
+  template <int COUNT, class Ring>
+  static __device__ void run(const StepOperation<T>& op,
+                             const Rows& rows,
+                             Ring& ring,
+                             RingPlace& place,
+                             Partials& partials,
+                             RingPlace& turn) {
+    const int warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    const int visits = op.kind == kStepGated ? 2 : 1;
+    for (int v = first_visit(op); v < op.num_tiles; v += gridDim.x) {
+      for (int t = 0; t < visits; ++t) {
+        float total[kTiles][2] = {};
+        for (int begin = 0; begin < rows.num_groups; begin += Stage::kGroups) {
+          barrier_wait(&ring.full[place.index], place.parity);
+          multiply(ring.stages[place.index], begin, rows, total);
+          __syncwarp();
+          if (lane == 0) barrier_arrive(&ring.free[place.index]);
+          place.advance<COUNT>();
+        }
+        if (t == 0) barrier_wait(&partials.free[turn.index], turn.parity ^ 1);
+        float* partial = partials.values[turn.index][t];
+#pragma unroll
+        for (int i = 0; i < 2 * kTiles; ++i) {
+          float value = total[i / 2][i % 2];
+          const int row = lane / 4 + i % 2 * 8;
+          if (join(value)) {
+            partial[(warp * 16 + row) * M + result_row(i / 2)] = value;
+          }
+        }
+      }
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&partials.full[turn.index]);
+      turn.advance<2>();
+    }
+  }
+
+  // The finishing warp's part: calls prepare(tile) before it waits for a tile
+  // and use(tile, m, value, up) for each row of x after that, in all lanes;
+  // those of lane % 16 are of row lane % 16 of the tile. `up` is of gated
+  // products. Both are divided as the norm wants.
+  template <class Prepare, class Use>
+  static __device__ void results(const StepOperation<T>& op,
+                                 const float* squares,
+                                 Partials& partials,
+                                 RingPlace& turn,
+                                 const Prepare& prepare,
+                                 const Use& use) {
+    float factors[M];
+    bool is_first = true;
+    const int row = threadIdx.x % 16;
+    const int half = threadIdx.x % 32 / 16;
+    const bool gated = op.kind == kStepGated;
+    for (int v = first_visit(op); v < op.num_tiles; v += gridDim.x) {
+      prepare(v);
+      barrier_wait(&partials.full[turn.index], turn.parity);
+      if (is_first) {
+#pragma unroll
+        for (int m = 0; m < M; ++m) factors[m] = norm_factor(op, squares, m);
+        is_first = false;
+      }
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        const float* partial =
+            partials.values[turn.index][gated ? half : 0] + row * M + m;
+        float value = 0;
+        if (gated) {
+#pragma unroll
+          for (int i = 0; i < kStepWarps; ++i) value += partial[i * 16 * M];
+        } else {
+          partial += half * (kPartial / 2);
+#pragma unroll
+          for (int i = 0; i < kStepWarps / 2; ++i) value += partial[i * 16 * M];
+        }
+        value *= factors[m];
+        const float other = __shfl_xor_sync(0xffffffffu, value, 16);
+        use(v, m, gated ? value : value + other, other);
+      }
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive(&partials.free[turn.index]);
+      turn.advance<2>();
+    }
+  }
+};
+
+}  // namespace mlxlm

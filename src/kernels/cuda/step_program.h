@@ -1,0 +1,82 @@
+// A decoding step's operations as the step kernel reads them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <mlx/array.h>
+
+#include "kernels/step.h"
+
+namespace mlxlm::kernels::cuda {
+
+enum Kind { kEmbed, kLinear, kGated, kAttention };
+enum Input { kInputState, kInputAttention, kInputHidden };
+enum Output { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
+
+// StepMatrix and StepOperation as the kernel reads them.
+struct MatrixRecord {
+  std::uint64_t words = 0, scales = 0, zeros = 0, bias = 0;
+  std::int32_t num_rows = 0, first_output = 0;
+};
+
+struct alignas(16) OperationRecord {
+  std::int32_t kind = 0, size = 0, input = 0, output = 0;
+  std::int32_t num_matrices = 0, num_tiles = 0, first_block = 0, layer = 0;
+  float eps = 0, scale = 0, softcap = 0;
+  std::int32_t window = 0;
+  std::uint64_t norm = 0, q_norm = 0, k_norm = 0, sinks = 0;
+  MatrixRecord matrices[3];
+};
+static_assert(sizeof(OperationRecord) == 208);
+
+// Collects the arrays that operations point to, which get their addresses
+// together at the end.
+class StepProgram {
+ public:
+  StepProgram(const StepSpec& spec, int num_blocks);
+
+  const std::vector<OperationRecord>& operations() const { return operations_; }
+  // Must outlive the use of the operations.
+  const std::vector<mx::array>& arrays() const { return arrays_; }
+  // Of scales, norms and caches.
+  mx::Dtype dtype() const { return dtype_; }
+  // Whether all arrays lie as the kernel reads them.
+  bool usable() const { return usable_; }
+  int largest_size() const { return largest_size_; }
+
+ private:
+  struct Place {
+    std::size_t operation, offset;
+  };
+
+  // Remembers to write the array's address there.
+  void point(std::size_t operation,
+             std::size_t offset,
+             const mx::array& array,
+             mx::Dtype dtype);
+  void add_matrix(std::size_t operation, int i, const Linear& linear, int at);
+  std::size_t add(OperationRecord record,
+                  const Norm* norm,
+                  const std::vector<const Linear*>& matrices);
+  void add_attention(const StepLayer& layer, int index);
+  void add_layer(const StepLayer& layer, int index);
+  void place_pointers();
+
+  const StepSpec& spec_;
+  int num_blocks_;
+  mx::Dtype dtype_;
+  std::vector<OperationRecord> operations_;
+  std::vector<mx::array> arrays_;
+  std::vector<Place> places_;
+  int num_tiles_ = 0;
+  int largest_size_ = 0;
+  bool usable_ = true;
+};
+
+// Whether the step kernel does this decoder.
+bool suits_step(const StepSpec& spec);
+
+int columns_of(const Linear& linear);
+
+}  // namespace mlxlm::kernels::cuda

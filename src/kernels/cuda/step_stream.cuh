@@ -1,0 +1,161 @@
+// What a step kernel is made of below its operations: weights that one warp
+// keeps streaming into shared memory, whatever the others wait for, and a
+// barrier over all blocks.
+#pragma once
+
+#include "common.cuh"
+
+namespace mlxlm {
+
+// Warps of a block: those that compute, one that finishes results, and those
+// that load weights.
+constexpr int kStepWarps = 8;
+constexpr int kStepThreads = kStepWarps * 32;
+constexpr int kResultThreads = 32;
+constexpr int kLoadWarps = 2;
+constexpr int kLoadThreads = kLoadWarps * 32;
+constexpr int kBlockThreads = kStepThreads + kResultThreads + kLoadThreads;
+
+__device__ inline u32 shared_address(const void* p) {
+  return static_cast<u32>(__cvta_generic_to_shared(p));
+}
+
+// Shared memory's barriers for copies: `count` arrivals and the bytes expected.
+__device__ inline void barrier_init(unsigned long long* barrier, int count) {
+  asm volatile(
+      "mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(count));
+}
+__device__ inline void barrier_arrive(unsigned long long* barrier) {
+  asm volatile(
+      "mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier))
+      : "memory");
+}
+__device__ inline void barrier_wait(unsigned long long* barrier, u32 parity) {
+  u32 done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
+// Copies 16 bytes. (With a hint that the memory isn't read again CUDA 13.0's
+// assembler makes illegal instructions.)
+__device__ inline void copy_in(void* to, const void* from) {
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)),
+      "l"(from)
+      : "memory");
+}
+// Ends a stage's copies and waits until all but the last two stages are there:
+// more requests than memory works on delay what blocks tell each other.
+__device__ inline void end_stage() {
+  asm volatile("cp.async.commit_group;\n cp.async.wait_group 2;" ::: "memory");
+}
+// Arrives once all that this thread copied is there.
+__device__ inline void arrive_when_copied(unsigned long long* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                   shared_address(barrier))
+               : "memory");
+}
+// An object on its way into shared memory: a part in a register of each thread.
+template <class Object>
+struct Fetch {
+  static_assert(sizeof(Object) % 16 == 0);
+  uint4 part;
+
+  __device__ void start(const Object* from, int thread) {
+    if (thread < static_cast<int>(sizeof(Object) / 16)) {
+      part = reinterpret_cast<const uint4*>(from)[thread];
+    }
+  }
+  // Others see it after the next barrier.
+  __device__ void finish(Object* to, int thread) const {
+    if (thread < static_cast<int>(sizeof(Object) / 16)) {
+      reinterpret_cast<uint4*>(to)[thread] = part;
+    }
+  }
+};
+
+// Brings a line into the second cache level.
+__device__ inline void prefetch(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
+// Of the computing warps alone.
+__device__ inline void step_sync() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kStepThreads) : "memory");
+}
+
+// Of the loading warps alone.
+__device__ inline void load_sync() {
+  asm volatile("bar.sync 2, %0;" ::"n"(kLoadThreads) : "memory");
+}
+
+// Of the computing warps and the one that finishes.
+__device__ inline void operation_sync() {
+  asm volatile("bar.sync 3, %0;" ::"n"(kStepThreads + kResultThreads)
+               : "memory");
+}
+
+// Waits until one thread of each block is here; what their blocks wrote before
+// is then seen by reads past the first cache level (__ldcg). `count` only
+// grows.
+__device__ inline void grid_wait(unsigned long long* count) {
+  __threadfence();
+  unsigned long long before = atomicAdd(count, 1ull);
+  const unsigned long long target =
+      (before / gridDim.x + 1) * static_cast<unsigned long long>(gridDim.x);
+  unsigned long long now;
+  do {
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];"
+                 : "=l"(now)
+                 : "l"(count)
+                 : "memory");
+  } while (now < target);
+}
+
+// A part of the weights as it lies in shared memory: 16 rows by kRowBytes, and
+// their groups' scales and zeros. Rows are padded so that the lanes of a load
+// meet different banks.
+template <int BITS, int GROUP>
+struct StreamStage {
+  static constexpr int kRowBytes = 1024;
+  static constexpr int kColumns = kRowBytes * 8 / BITS;
+  static constexpr int kGroups = kColumns / GROUP;
+  static constexpr int kGroupBytes = GROUP * BITS / 8;
+  static constexpr int kRowStride =
+      kRowBytes + (kGroupBytes <= 64 ? kGroupBytes : 16);
+  static constexpr int kScaleStride = kGroups * 2 + 16;
+
+  alignas(16) unsigned char words[16 * kRowStride];
+  unsigned char scales[16 * kScaleStride];
+  unsigned char zeros[16 * kScaleStride];
+};
+
+// The stages in turn. The loading warp fills them in the order in which the
+// others use them.
+template <class Stage, int COUNT>
+struct StreamRing {
+  Stage stages[COUNT];
+  unsigned long long full[COUNT];
+  unsigned long long free[COUNT];
+};
+
+struct RingPlace {
+  int index = 0;
+  u32 parity = 0;
+  template <int COUNT>
+  __device__ void advance() {
+    if (++index == COUNT) index = 0, parity ^= 1;
+  }
+};
+
+}  // namespace mlxlm

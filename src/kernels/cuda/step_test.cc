@@ -1,0 +1,317 @@
+// The step kernel against the operations of the seam in float32.
+#include "kernels/step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include "kernels/cuda/device.h"
+#include "kernels/tables.h"
+#include "kernels/test_layers.h"
+
+namespace mlxlm::kernels {
+namespace {
+
+constexpr int kCapacity = 768;
+
+struct Case {
+  const char* name;
+  mx::Dtype dtype = mx::bfloat16;
+  int bits = 4;
+  int group_size = 64;
+  int head_size = 128;
+  int num_heads = 8;
+  int num_kv_heads = 2;
+  int rotated = 128;
+  bool traditional = false;
+  bool head_norms = false;
+  bool biases = false;
+  int window_tokens = 0;
+  float softcap = 0;
+  bool sinks = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& each) {
+  return out << each.name;
+}
+
+mx::array random(mx::Shape shape, mx::Dtype dtype, float scale = 1.0f) {
+  return mx::astype(test_layers::random(std::move(shape), scale), dtype);
+}
+
+// A decoder's layers, and the same in float32.
+class CudaStepTest : public testing::TestWithParam<Case> {
+ protected:
+  static constexpr int kSize = 1024;
+  static constexpr int kHidden = 2048;
+  static constexpr int kVocabulary = 650;
+
+  struct Weights {
+    Norm attention_norm, mlp_norm;
+    std::optional<Norm> q_norm, k_norm;
+    Linear q, k, v, o, gate, up, down;
+    std::optional<mx::array> sinks;
+  };
+
+  void SetUp() override {
+    if (!cuda_table_usable() ||
+        cuda::device_limits().compute_capability_major < 9) {
+      GTEST_SKIP() << "there is no NVIDIA GPU of the Hopper generation";
+    }
+    mx::random::seed(11);
+    const Case& c = GetParam();
+    for (int i = 0; i < 2; ++i) layers_.push_back(make_layer(c));
+    spec_ = {.embedding = &embedding_,
+             .embedding_scale = 2.0f,
+             .rope = {.dimensions = c.rotated, .traditional = c.traditional},
+             .num_heads = c.num_heads,
+             .num_kv_heads = c.num_kv_heads,
+             .head_size = c.head_size,
+             .residual_scale = 0.5f,
+             .norm = &norm_,
+             .head = &head_};
+    for (const auto& layer : layers_) spec_.layers.push_back(step_of(c, layer));
+    for (int i = 0; i < 2; ++i) rows_.push_back({buffer(c), buffer(c)});
+    for (auto& each : rows_) mx::eval(each.keys, each.values);
+  }
+
+  static mx::array buffer(const Case& c) {
+    return random({1, c.num_kv_heads, kCapacity, c.head_size}, c.dtype);
+  }
+
+  static Norm norm(int size) {
+    const Case& c = GetParam();
+    return {.weight = mx::astype(
+                mx::add(test_layers::random({size}, 0.1f), mx::array(1.0f)),
+                c.dtype),
+            .eps = 1e-5f};
+  }
+
+  static Linear linear(int rows, int columns, bool bias = false) {
+    const Case& c = GetParam();
+    auto weight = test_layers::random(
+        {rows, columns}, 1 / std::sqrt(static_cast<float>(columns)));
+    Linear made = test_layers::quantize(
+        mx::astype(weight, c.dtype), c.bits, c.group_size);
+    if (bias) made.bias = random({rows}, c.dtype);
+    return made;
+  }
+
+  static Weights make_layer(const Case& c) {
+    const int q = c.num_heads * c.head_size;
+    const int kv = c.num_kv_heads * c.head_size;
+    Weights made{.attention_norm = norm(kSize),
+                 .mlp_norm = norm(kSize),
+                 .q = linear(q, kSize, c.biases),
+                 .k = linear(kv, kSize, c.biases),
+                 .v = linear(kv, kSize, c.biases),
+                 .o = linear(kSize, q, c.biases),
+                 .gate = linear(kHidden, kSize, c.biases),
+                 .up = linear(kHidden, kSize, c.biases),
+                 .down = linear(kSize, kHidden, c.biases)};
+    if (c.head_norms) {
+      made.q_norm = norm(c.head_size);
+      made.k_norm = norm(c.head_size);
+    }
+    if (c.sinks) made.sinks = random({c.num_heads}, c.dtype);
+    return made;
+  }
+
+  static StepLayer step_of(const Case& c, const Weights& w) {
+    return {.attention_norm = &w.attention_norm,
+            .q = &w.q,
+            .k = &w.k,
+            .v = &w.v,
+            .o = &w.o,
+            .q_norm = w.q_norm ? &*w.q_norm : nullptr,
+            .k_norm = w.k_norm ? &*w.k_norm : nullptr,
+            .attention_scale = 1 / std::sqrt(static_cast<float>(c.head_size)),
+            .softcap = c.softcap,
+            .window_tokens = c.window_tokens,
+            .sinks = w.sinks ? &*w.sinks : nullptr,
+            .mlp_norm = &w.mlp_norm,
+            .gate = &w.gate,
+            .up = &w.up,
+            .down = &w.down};
+  }
+
+  static mx::array wide(const mx::array& x) {
+    return mx::astype(x, mx::float32);
+  }
+  static Linear wide(const Linear& linear) {
+    Linear result = linear;
+    result.scales = wide(*linear.scales);
+    result.zeros = wide(*linear.zeros);
+    if (linear.bias) result.bias = wide(*linear.bias);
+    return result;
+  }
+  static Norm wide(const Norm& norm) {
+    Norm result = norm;
+    result.weight = wide(*norm.weight);
+    return result;
+  }
+
+  // The logits, and what the rows have at `position` afterwards.
+  struct Expected {
+    mx::array logits;
+    std::vector<mx::array> keys, values;  // [1, Hkv, 1, Dh]
+  };
+
+  Expected expected(int token, int position) const {
+    const Table& ops = reference_table();
+    const Linear table = wide(embedding_);
+    auto h = mx::multiply(
+        mx::reshape(
+            mx::dequantize(mx::slice(table.weight,
+                                     {token, 0},
+                                     {token + 1, table.weight.shape(1)}),
+                           mx::slice(*table.scales,
+                                     {token, 0},
+                                     {token + 1, table.scales->shape(1)}),
+                           mx::slice(*table.zeros,
+                                     {token, 0},
+                                     {token + 1, table.zeros->shape(1)}),
+                           table.group_size,
+                           table.bits),
+            {1, 1, kSize}),
+        mx::array(spec_.embedding_scale));
+    Expected result{.logits = h};
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      h = run_layer(ops, i, h, position, result);
+    }
+    const Norm norm = wide(norm_);
+    result.logits = ops.head(h, &norm, wide(head_));
+    return result;
+  }
+
+  mx::array run_layer(const Table& ops,
+                      std::size_t i,
+                      const mx::array& h,
+                      int position,
+                      Expected& result) const {
+    const auto& w = layers_[i];
+    const auto& step = spec_.layers[i];
+    const Norm norm = wide(w.attention_norm);
+    const Linear q = wide(w.q), k = wide(w.k), v = wide(w.v);
+    auto heads = ops.norm_linear(h, &norm, std::vector{&q, &k, &v});
+    std::optional<Norm> q_norm, k_norm;
+    if (w.q_norm) q_norm = wide(*w.q_norm), k_norm = wide(*w.k_norm);
+    auto queries = ops.norm_rope(heads[0],
+                                 spec_.num_heads,
+                                 q_norm ? &*q_norm : nullptr,
+                                 &spec_.rope,
+                                 Positions(position));
+    auto key = ops.norm_rope(heads[1],
+                             spec_.num_kv_heads,
+                             k_norm ? &*k_norm : nullptr,
+                             &spec_.rope,
+                             Positions(position));
+    auto value = ops.norm_rope(
+        heads[2], spec_.num_kv_heads, nullptr, nullptr, Positions(position));
+    result.keys.push_back(key);
+    result.values.push_back(value);
+    const int first = step.window_tokens > 0
+                          ? std::max(position + 1 - step.window_tokens, 0)
+                          : 0;
+    auto with = [&](const mx::array& buffer, const mx::array& last) {
+      const mx::Shape stop{1, spec_.num_kv_heads, position, spec_.head_size};
+      return mx::concatenate(
+          {wide(mx::slice(buffer, {0, 0, first, 0}, stop)), last}, 2);
+    };
+    AttentionParameters parameters{.scale = step.attention_scale,
+                                   .softcap = step.softcap};
+    if (w.sinks) parameters.sinks = wide(*w.sinks);
+    auto out = ops.attention(queries,
+                             with(rows_[i].keys, key),
+                             with(rows_[i].values, value),
+                             parameters);
+    out = mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {1, 1, -1});
+    auto x =
+        ops.linear_residual(out, wide(w.o), nullptr, &h, spec_.residual_scale);
+    const Norm mlp_norm = wide(w.mlp_norm);
+    const Linear gate = wide(w.gate);
+    auto hidden =
+        ops.norm_gated_mlp(x, &mlp_norm, &gate, wide(w.up), Activation::silu);
+    return ops.linear_residual(
+        hidden, wide(w.down), nullptr, &x, spec_.residual_scale);
+  }
+
+  static float error_of(const mx::array& actual, const mx::array& expected) {
+    EXPECT_EQ(actual.shape(), expected.shape());
+    auto size = mx::sqrt(mx::mean(mx::square(expected)));
+    return mx::max(
+               mx::divide(mx::abs(mx::subtract(wide(actual), expected)), size))
+        .item<float>();
+  }
+
+  Linear embedding_ = linear(kVocabulary, kSize);
+  Linear head_ = linear(kVocabulary, kSize);
+  Norm norm_ = norm(kSize);
+  std::vector<Weights> layers_;
+  StepSpec spec_;
+  std::vector<StepRows> rows_;
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases,
+    CudaStepTest,
+    testing::Values(
+        Case{.name = "Plain"},
+        Case{.name = "Float16", .dtype = mx::float16},
+        Case{.name = "EightBits", .bits = 8, .head_norms = true},
+        Case{.name = "SmallHeads",
+             .group_size = 32,
+             .head_size = 64,
+             .num_heads = 16,
+             .num_kv_heads = 16,
+             .rotated = 64,
+             .traditional = true},
+        Case{.name = "LargeGroups",
+             .group_size = 128,
+             .num_kv_heads = 1,
+             .rotated = 64,
+             .biases = true},
+        Case{.name = "EightBitsInSmallGroups", .bits = 8, .group_size = 32},
+        Case{.name = "Window",
+             .head_norms = true,
+             .window_tokens = 100,
+             .softcap = 20,
+             .sinks = true}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_P(CudaStepTest, EqualsTheOperations) {
+  auto step = make_cuda_step(spec_);
+  ASSERT_NE(step, nullptr);
+  ASSERT_EQ(step->dtype(), GetParam().dtype);
+  // In turn and out of turn.
+  for (int position : {0, 1, 15, 130, 131, 132, 700, 40}) {
+    const int token = position * 7 % kVocabulary;
+    auto want = expected(token, position);
+    std::vector<mx::array> all = want.keys;
+    all.insert(all.end(), want.values.begin(), want.values.end());
+    all.push_back(want.logits);
+    mx::eval(all);
+    auto logits = (*step)(mx::array({token}, {1, 1}), rows_, position);
+    logits.eval();
+    EXPECT_LT(error_of(logits, want.logits), 0.06f) << "position " << position;
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      auto row = [&](const mx::array& buffer) {
+        return mx::slice(
+            buffer,
+            {0, 0, position, 0},
+            {1, spec_.num_kv_heads, position + 1, spec_.head_size});
+      };
+      EXPECT_LT(error_of(row(rows_[i].keys), want.keys[i]), 0.06f);
+      EXPECT_LT(error_of(row(rows_[i].values), want.values[i]), 0.06f);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mlxlm::kernels
