@@ -7,10 +7,6 @@
 namespace mlxlm {
 namespace {
 
-const kernels::Norm* pointer(const std::optional<kernels::Norm>& norm) {
-  return norm ? &*norm : nullptr;
-}
-
 // Whether a decoder is nothing but layers of attention and an MLP.
 bool is_plain(const ArchSpec& spec) {
   return !spec.parallel && !spec.altup && !spec.ngram &&

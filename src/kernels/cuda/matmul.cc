@@ -17,10 +17,6 @@ constexpr int kThreads = 256;  // kMatmulThreads
 constexpr int kWarps = kThreads / 32;
 constexpr std::size_t kMaxRows = 16;
 
-int columns_of(const Linear& linear) {
-  return linear.scales->shape(-1) * linear.group_size;
-}
-
 // The kernels' constants for this many rows.
 struct Plan {
   int rows;    // M
@@ -108,6 +104,10 @@ const char* function_of(Activation activation) {
 }
 
 }  // namespace
+
+int columns_of(const Linear& linear) {
+  return linear.scales->shape(-1) * linear.group_size;
+}
 
 bool suits_few_rows(const mx::array& x, const Linear& linear) {
   return x.ndim() == 3 && num_rows_of(x) <= kMaxRows &&

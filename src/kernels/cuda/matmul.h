@@ -9,6 +9,9 @@
 
 namespace mlxlm::kernels::cuda {
 
+// K of a quantized matrix [N, K].
+int columns_of(const Linear& linear);
+
 // Whether the kernel for few rows can multiply x [B, L, K] with this matrix.
 bool suits_few_rows(const mx::array& x, const Linear& linear);
 

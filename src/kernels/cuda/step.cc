@@ -12,6 +12,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/sources.h"
 #include "kernels/cuda/step_program.h"
 #include "kernels/tables.h"

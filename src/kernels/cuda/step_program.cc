@@ -8,6 +8,7 @@
 #include <mlx/mlx.h>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/matmul.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {
@@ -59,10 +60,6 @@ std::vector<std::uint64_t> addresses(const std::vector<mx::array>& arrays) {
 }
 
 }  // namespace
-
-int columns_of(const Linear& linear) {
-  return linear.scales->shape(-1) * linear.group_size;
-}
 
 bool suits_step(const StepSpec& spec) {
   const Linear& first = *spec.embedding;

@@ -77,6 +77,4 @@ class StepProgram {
 // Whether the step kernel does this decoder.
 bool suits_step(const StepSpec& spec);
 
-int columns_of(const Linear& linear);
-
 }  // namespace mlxlm::kernels::cuda
