@@ -172,6 +172,7 @@ VARIANTS = {
     "hunyuan_v1_dense": [TIED | ONE_KV_HEAD | {"attention_bias": True, "use_qk_norm": False, "head_dim": 24}, {"rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}}],
     "internlm2": [TIED | {"bias": True, "rope_scaling": None, "rope_traditional": True}, ONE_KV_HEAD | {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16}],
     "internlm3": [TIED | {"bias": True, "qkv_bias": True, "rope_scaling": None, "num_key_value_heads": None}],
+    "iquestcoder": [],
     "iquestloopcoder": [TIED | BIASES | ONE_KV_HEAD | {"loop_window_size": 5, "rope_scaling": YARN}],
     "lille-130m": [{"n_kv_heads": 1, "layer_norm_eps": 1e-3}],
     "llava": [{"text_config": TIED | {"head_dim": 24}}],
@@ -211,10 +212,12 @@ VARIANTS = {
     "stablelm": [ONE_KV_HEAD | {"use_qkv_bias": False, "use_parallel_residual": True, "qk_layernorm": True}],
     "talkie": [{"num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "rope_theta": 500.0}],
     "telechat3": [TIED | BIASES | ONE_KV_HEAD | {"head_dim": 24, "rope_scaling": YARN}],
+    "xverse": [],
 }
 
 HF_LAYOUT = (
     "gemma4",
+    "gemma4_text",
     "gpt2",
     "gpt_neox",
     "gptj",
@@ -222,4 +225,5 @@ HF_LAYOUT = (
     "qwen2_moe",
     "qwen2_vl",
     "qwen3_moe",
+    "qwen3_vl",
 )

@@ -26,18 +26,20 @@ Expectation::Expectation(const std::filesystem::path& folder) {
   tolerance_ = exact_dtype_ ? 1e-3 : dtype == "float16" ? 1e-2 : 8e-2;
 }
 
-std::vector<float> Expectation::floats(const std::string& name) const {
-  return to_floats(tensors_.at(name));
+std::vector<float> Expectation::floats(const std::string& name, int row) const {
+  const auto& values = tensors_.at(name);
+  return to_floats(row == kWhole ? values : mx::take(values, row, 0));
 }
 
-std::vector<int> Expectation::ints(const std::string& name) const {
-  auto values = floats(name);
+std::vector<int> Expectation::ints(const std::string& name, int row) const {
+  auto values = floats(name, row);
   return {values.begin(), values.end()};
 }
 
 testing::AssertionResult Expectation::near(const std::string& name,
-                                           const mx::array& actual) const {
-  const auto want = floats(name);
+                                           const mx::array& actual,
+                                           int row) const {
+  const auto want = floats(name, row);
   const auto got = to_floats(actual);
   if (want.size() != got.size()) {
     return testing::AssertionFailure()
@@ -65,10 +67,10 @@ testing::AssertionResult Expectation::near(const std::string& name,
 }
 
 testing::AssertionResult Expectation::same_tokens(
-    const std::string& name, const std::vector<int>& actual) const {
+    const std::string& name, const std::vector<int>& actual, int row) const {
   const bool plain = name == "greedy";
-  const auto want = ints(plain ? "greedy" : name + "_greedy");
-  const auto margin = floats(plain ? "greedy_margin" : name + "_margin");
+  const auto want = ints(plain ? "greedy" : name + "_greedy", row);
+  const auto margin = floats(plain ? "greedy_margin" : name + "_margin", row);
   double tie = std::max(1e-4, 2 * noise_);
   if (!exact_dtype_) tie = std::max(tie, tolerance_);
   for (std::size_t i = 0; i < want.size(); ++i) {

@@ -21,8 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from oracle_runs import Oracle, add_tensors, find_oracle, load_oracle, quantized_caches
-from reference_faults import corrected, evaluated_in_float32
+from oracle_runs import Oracle, add_to, find_oracle, load_oracle, quantized_caches
+from reference_faults import ROUNDED, corrected, evaluated_in_float32
 from variants import VARIANTS, cases
 
 PIECES = "the pieces"
@@ -84,9 +84,11 @@ def make_family(oracle, family, config, folder):
                 half_cast = evaluated_in_float32(oracle.module, module) if half else None
                 with corrected(module), half_cast or contextlib.nullcontext():
                     oracle.make(arguments, changed_config)
+                    expected = Path(arguments.out) / "expected.safetensors"
                     for run in oracle.kv_runs:
-                        expected = Path(arguments.out) / "expected.safetensors"
-                        add_tensors(expected, quantized_caches(*run))
+                        add_to(expected, quantized_caches(*run))
+                    if module in ROUNDED:
+                        add_to(expected, {}, logits_dtype="float32")
             except Exception as error:  # noqa: BLE001 - named below, all at once
                 failed.append(f"{family}/{variant}: {type(error).__name__}: {error}")
     return failed

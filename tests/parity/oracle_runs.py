@@ -25,11 +25,11 @@ def load_oracle(path):
 
 
 class Oracle:
-    """Runs oracle.make(). Rows of a batch are compared with this program's own
-    rows, so neither batches nor their prompts alone are run. Of a family's
-    variants with the same configuration (other formats, other layouts) only the
-    first looks for its weights and runs the caches that other options make; 8-bit
-    caches, which take the ways of 4-bit ones, are run for the visible one."""
+    """Runs oracle.make(). Rows of a batch are compared with their prompts alone,
+    which the visible variant has, so no batches are run. Of a family's variants
+    with the same configuration (other formats, other layouts) only the first looks
+    for its weights and runs the caches that other options make; 8-bit caches,
+    which take the ways of 4-bit ones, are run for the visible one."""
 
     def __init__(self, path):
         self.module = load_oracle(path)
@@ -67,7 +67,7 @@ class Oracle:
 
     def _greedy(self, model, tokens, n, **options):
         kv_bits = options.get("kv_bits")
-        if n == self.module.N_BATCH:
+        if n == self.module.N_BATCH and self.variant != "visible":
             not_needed()
         if self.repeats and (kv_bits or "max_kv_size" in options):
             not_needed()
@@ -114,9 +114,10 @@ def quantized_caches(model, tokens, bits, group):
     return tensors
 
 
-def add_tensors(path, more):
+def add_to(path, more, **remarks):
+    """Tensors and metadata."""
     import mlx.core as mx
 
     tensors, metadata = mx.load(str(path), return_metadata=True)
     mx.eval(tensors)  # before the file they are read from is written
-    mx.save_safetensors(str(path), tensors | more, metadata)
+    mx.save_safetensors(str(path), tensors | more, metadata | remarks)

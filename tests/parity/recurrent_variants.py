@@ -321,6 +321,7 @@ VARIANTS = {
 }
 HF_LAYOUT = (
     "bailing_hybrid",
+    "bailing_moe_linear",
     "bailing_moe_v3",
     "falcon_h1",
     "gear",
@@ -334,8 +335,10 @@ HF_LAYOUT = (
     "mamba2",
     "nemotron_h",
     "olmo_hybrid",
+    "plamo2",
     "qwen3_5",
     "qwen3_5_moe",
     "qwen3_next",
+    "recurrent_gemma",
     "rwkv7",
 )
