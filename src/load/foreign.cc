@@ -154,9 +154,16 @@ void convert_foreign_weights(nlohmann::json& config,
     erase_names_with(weights, "activation_scale");
     erase_names_with(weights, ".input_scale");
   }
+  constexpr std::string_view kWeight = ".weight";
   for (const std::string& name : fp8) {
     auto it = weights.find(name);
     bool is_scales = name.ends_with(".scales");
+    // DeepSeek-V4's, which its family takes.
+    if (name.ends_with(kWeight) &&
+        weights.contains(name.substr(0, name.size() - kWeight.size()) +
+                         ".scale")) {
+      continue;
+    }
     if (it != weights.end() && it->second.dtype() == mx::uint8 && !is_scales) {
       faults.add(name, "holds 8-bit floats without a scale this format has");
     }

@@ -15,9 +15,10 @@ namespace {
 using Action = WeightRule::Action;
 
 constexpr int kMaxSize = 1 << 20;
+constexpr int kGroup = 32;  // numbers with a scale in common, of MLX's formats
 
 // As published: other names, and matrices of small floats with a scale for each
-// 32 numbers or each square of 32 by 32.
+// 32 numbers (of 4 bits), each square of 32 by 32 or of 128 by 128.
 const std::vector<WeightRule> kPublished{
     {Action::drop, "vision.*"},
     {Action::drop, "aligner.*"},
@@ -50,16 +51,31 @@ const std::vector<WeightRule> kPublished{
     {Action::rename, "*.shared_experts.w2.*", "*.shared_experts.down_proj.*"},
     {Action::rename, "*.shared_experts.w3.*", "*.shared_experts.up_proj.*"}};
 
-// The scale of each row's groups, as exponents.
-mx::array exponents(mx::array scale, int num_rows) {
+// One scale for each 32 numbers of a row, as an exponent, of those of blocks.
+// scale [rows or blocks of rows, blocks of columns] -> [num_rows, num_groups]
+mx::array exponents(mx::array scale, int block, int num_rows, int num_groups) {
   if (scale.dtype() != mx::uint8) {
     scale = mx::astype(
         mx::add(mx::log2(mx::astype(scale, mx::float32)), mx::array(127.0f)),
         mx::uint8);
   }
-  if (scale.shape(0) == num_rows) return scale;
-  scale = mx::repeat(scale, 32, 0);
-  return mx::slice(scale, {0, 0}, {num_rows, scale.shape(1)});
+  if (scale.shape(0) != num_rows) scale = mx::repeat(scale, block, 0);
+  if (block > kGroup) scale = mx::repeat(scale, block / kGroup, 1);
+  return mx::slice(scale, {0, 0}, {num_rows, num_groups});
+}
+
+// How many columns, and of blocks rows, have a scale in common: 32 or 128. 0
+// if these are no scales of a matrix of that many rows and columns.
+int block_of(const mx::array& scale, int rows, int columns) {
+  if (scale.ndim() != 2 || columns % kGroup != 0) return 0;
+  auto blocks = [](int size, int block) { return (size + block - 1) / block; };
+  for (int block : {kGroup, 128}) {
+    if (scale.shape(1) == blocks(columns, block) &&
+        (scale.shape(0) == rows || scale.shape(0) == blocks(rows, block))) {
+      return block;
+    }
+  }
+  return 0;
 }
 
 // "<path>.weight" of bytes with a "<path>.scale", in MLX's formats.
@@ -72,22 +88,33 @@ void take_small_floats(Checkpoint& checkpoint) {
   }
   for (const auto& path : paths) {
     auto scale = *take_weight(checkpoint, path + ".scale");
-    auto weight = checkpoint.weights.find(path + ".weight");
-    if (weight == checkpoint.weights.end() ||
-        weight->second.dtype() != mx::uint8 || weight->second.ndim() != 2 ||
-        weight->second.shape(1) % 16 != 0 || scale.ndim() != 2) {
+    auto found = checkpoint.weights.find(path + ".weight");
+    int bits = 8;
+    int block = 0;
+    if (found != checkpoint.weights.end() && found->second.ndim() == 2 &&
+        found->second.itemsize() == 1) {
+      const auto& bytes = found->second;
+      // Bytes of two numbers each have a scale for every 16.
+      if (bytes.dtype() == mx::uint8) {
+        block = block_of(scale, bytes.shape(0), bytes.shape(1));
+      }
+      if (block == 0) {
+        bits = 4;
+        block = block_of(scale, bytes.shape(0), 2 * bytes.shape(1));
+      }
+    }
+    if (block == 0) {
       throw Error(ErrorKind::weights,
                   checkpoint.source + ": " + path +
                       " has a scale, but no weight of bytes that it is of");
     }
-    auto& packed = weight->second;
-    const int per_group = packed.shape(1) / std::max(scale.shape(1), 1);
-    const int bits = per_group == 16 ? 4 : 8;
-    scale = exponents(scale, packed.shape(0));
+    auto& packed = found->second;
+    scale = exponents(
+        scale, block, packed.shape(0), packed.shape(1) * 8 / bits / kGroup);
     packed = mx::view(packed, mx::uint32);
     checkpoint.weights.insert_or_assign(path + ".scales", scale);
     checkpoint.quantized.insert_or_assign(
-        path, Quantization{32, bits, bits == 4 ? "mxfp4" : "mxfp8"});
+        path, Quantization{kGroup, bits, bits == 4 ? "mxfp4" : "mxfp8"});
   }
 }
 

@@ -15,10 +15,12 @@
 namespace mlxlm {
 
 // A checkpoint of whatever tensors the configuration needs: those that are said
-// to be missing, drawn.
+// to be missing, drawn, beside the given ones.
 inline Checkpoint random_checkpoint(const nlohmann::json& config,
-                                    std::uint64_t seed) {
+                                    std::uint64_t seed,
+                                    const Weights& given = {}) {
   Checkpoint checkpoint;
+  checkpoint.weights = given;
   checkpoint.config = config;
   checkpoint.source = "random";
   const std::regex missing(
