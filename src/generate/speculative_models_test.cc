@@ -26,20 +26,7 @@ struct Kind {
   DraftHeadNames head = {};             // layer "": it has none
 };
 
-const json kExperts = {{"n_routed_experts", 4},
-                       {"n_shared_experts", 1},
-                       {"num_experts_per_tok", 2},
-                       {"moe_intermediate_size", 16},
-                       {"first_k_dense_replace", 1},
-                       {"n_group", 1},
-                       {"topk_group", 1},
-                       {"norm_topk_prob", true},
-                       {"routed_scaling_factor", 1.5}};
-json joined(json one, const json& other) {
-  one.update(other);
-  return one;
-}
-
+const json kExperts = config_of_experts();
 // Latent attention.
 Kind deepseek_v3() {
   return {"deepseek_v3",

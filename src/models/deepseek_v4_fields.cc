@@ -6,7 +6,6 @@
 
 #include <mlxlm/error.h>
 
-#include "models/config_fields.h"
 #include "models/expert_fields.h"
 
 namespace mlxlm {
@@ -165,6 +164,15 @@ void take_published_deepseek_v4(Checkpoint& checkpoint,
                   experts.num_experts,
                   kNumberedParts);
   }
+}
+
+ArchSpec read_deepseek_v4_sizes(const ConfigReader& config, FieldDefaults own) {
+  own.num_heads = 64;
+  own.vocabulary_size = 129280;
+  own.head_size = 512;
+  own.names = {.intermediate_size = "moe_intermediate_size",
+               .num_kv_heads = nullptr};
+  return read_sizes(config, KvHeads::as_heads, HeadSize::optional, own);
 }
 
 HyperSpec read_hyper(const ConfigReader& config) {

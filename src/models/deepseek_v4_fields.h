@@ -7,9 +7,13 @@
 #include "load/checkpoint.h"
 #include "load/config.h"
 #include "models/arch_spec.h"
+#include "models/config_fields.h"
 #include "models/weight_names.h"
 
 namespace mlxlm {
+
+// `own`: the defaults that aren't those of both.
+ArchSpec read_deepseek_v4_sizes(const ConfigReader& config, FieldDefaults own);
 
 struct DeepseekV4Experts {
   int num_experts = 0;

@@ -29,11 +29,6 @@ struct Kind {
 
 void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
-json joined(json one, const json& other) {
-  one.update(other);
-  return one;
-}
-
 json flat_config_of(const Kind& kind) {
   return joined({{"model_type", kind.name},
                  {"hidden_size", kWidth},
@@ -65,15 +60,7 @@ json layer_config_of(const Kind& kind) {
                        kind.layer_changes));
 }
 
-const json kExperts = {{"n_routed_experts", 4},
-                       {"n_shared_experts", 1},
-                       {"num_experts_per_tok", 2},
-                       {"moe_intermediate_size", 16},
-                       {"first_k_dense_replace", 1},
-                       {"n_group", 1},
-                       {"topk_group", 1},
-                       {"norm_topk_prob", true},
-                       {"routed_scaling_factor", 1.5}};
+const json kExperts = config_of_experts();
 const json kSparse = {{"first_k_dense_replace", 0}};
 const json kLatent = {{"q_lora_rank", 16},
                       {"kv_lora_rank", 16},

@@ -13,19 +13,18 @@ namespace {
 using nlohmann::json;
 
 json config_of(const char* model_type, const json& more) {
-  json config{{"model_type", model_type},
-              {"hidden_size", 32},
-              {"num_hidden_layers", 2},
-              {"intermediate_size", 48},
-              {"num_attention_heads", 4},
-              {"num_key_value_heads", 2},
-              {"head_dim", 8},
-              {"vocab_size", 40},
-              {"rms_norm_eps", 1e-5},
-              {"rope_theta", 1e4},
-              {"attention_bias", false}};
-  config.update(more);
-  return config;
+  return joined({{"model_type", model_type},
+                 {"hidden_size", 32},
+                 {"num_hidden_layers", 2},
+                 {"intermediate_size", 48},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 8},
+                 {"vocab_size", 40},
+                 {"rms_norm_eps", 1e-5},
+                 {"rope_theta", 1e4},
+                 {"attention_bias", false}},
+                more);
 }
 
 void expect_same_logits(const Checkpoint& apart, const Checkpoint& fused) {

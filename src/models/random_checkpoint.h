@@ -57,6 +57,25 @@ inline Checkpoint random_checkpoint(const nlohmann::json& config,
   }
 }
 
+// A configuration with the fields of another, which count where both have one.
+inline nlohmann::json joined(nlohmann::json one, const nlohmann::json& other) {
+  one.update(other);
+  return one;
+}
+
+// A few experts as DeepSeek's configurations describe them.
+inline nlohmann::json config_of_experts() {
+  return {{"n_routed_experts", 4},
+          {"n_shared_experts", 1},
+          {"num_experts_per_tok", 2},
+          {"moe_intermediate_size", 16},
+          {"first_k_dense_replace", 1},
+          {"n_group", 1},
+          {"topk_group", 1},
+          {"norm_topk_prob", true},
+          {"routed_scaling_factor", 1.5}};
+}
+
 // A weight of the model, which may be the text half of a larger one.
 inline const mx::array& text_weight(const Checkpoint& checkpoint,
                                     const std::string& name) {

@@ -142,19 +142,11 @@ std::vector<nn::Rope> read_ropes(const ConfigReader& config, int dimensions) {
 }  // namespace
 
 ArchSpec deepseek_v4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  auto spec =
-      read_sizes(config,
-                 KvHeads::as_heads,
-                 HeadSize::optional,
-                 {.hidden_size = 4096,
-                  .num_layers = 43,
-                  .intermediate_size = 2048,
-                  .num_heads = 64,
-                  .vocabulary_size = 129280,
-                  .eps = 1e-6,
-                  .head_size = 512,
-                  .names = {.intermediate_size = "moe_intermediate_size",
-                            .num_kv_heads = nullptr}});
+  auto spec = read_deepseek_v4_sizes(config,
+                                     {.hidden_size = 4096,
+                                      .num_layers = 43,
+                                      .intermediate_size = 2048,
+                                      .eps = 1e-6});
   if (config.get_int("num_key_value_heads", 1) != 1) {
     config.fail("num_key_value_heads", "1");
   }

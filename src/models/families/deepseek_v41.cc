@@ -65,19 +65,11 @@ void place_attention(const ConfigReader& config,
 
 ArchSpec deepseek_v41_spec(const ConfigReader& whole, Checkpoint& checkpoint) {
   const auto config = text_config_or_all(whole);
-  auto spec =
-      read_sizes(config,
-                 KvHeads::as_heads,
-                 HeadSize::optional,
-                 {.hidden_size = 5120,
-                  .num_layers = 40,
-                  .intermediate_size = 2304,
-                  .num_heads = 64,
-                  .vocabulary_size = 129280,
-                  .eps = 1e-20,
-                  .head_size = 512,
-                  .names = {.intermediate_size = "moe_intermediate_size",
-                            .num_kv_heads = nullptr}});
+  auto spec = read_deepseek_v4_sizes(config,
+                                     {.hidden_size = 5120,
+                                      .num_layers = 40,
+                                      .intermediate_size = 2304,
+                                      .eps = 1e-20});
   if (!config.find_ints("engram_layer_ids")
            .value_or(std::vector<int>{})
            .empty()) {
