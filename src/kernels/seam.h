@@ -61,7 +61,8 @@ struct Linear {
   std::optional<mx::array> scales;
   std::optional<mx::array> zeros;  // the affine "biases" tensor
   std::optional<mx::array> bias;   // [N]
-  // [E], nvfp4 expert stacks only: multiplies each expert.
+  // [E], nvfp4 expert stacks only: each expert's numbers are multiplied by it
+  // and divided by 448 * 6, the largest scale and the largest 4-bit float.
   std::optional<mx::array> global_scale;
   int group_size = 0;
   int bits = 0;

@@ -157,7 +157,8 @@ void convert_foreign_weights(nlohmann::json& config,
   constexpr std::string_view kWeight = ".weight";
   for (const std::string& name : fp8) {
     auto it = weights.find(name);
-    bool is_scales = name.ends_with(".scales");
+    bool is_scales =
+        name.ends_with(".scales") || name.ends_with("_weight_scale");
     // DeepSeek-V4's, which its family takes.
     if (name.ends_with(kWeight) &&
         weights.contains(name.substr(0, name.size() - kWeight.size()) +

@@ -163,7 +163,8 @@ Plan make_plan(const Linear& l) {
                                std::nullopt,
                                mx::float32);
   if (l.global_scale) {
-    values = mx::multiply(values, mx::reshape(*l.global_scale, {-1, 1, 1}));
+    auto factor = mx::divide(*l.global_scale, mx::array(448.0f * 6.0f));
+    values = mx::multiply(values, mx::reshape(factor, {-1, 1, 1}));
   }
   values.eval();
   return plan_floats(mx::astype(values, shortest_dtype({values})));

@@ -44,7 +44,7 @@ mx::array as_words(const mx::array& value) {
              : value;
 }
 
-// Two e4m3 and e2m1 maxima: what the published second scale is divided by.
+// The e4m3 and e2m1 maxima, by which MLX divides its second scale.
 constexpr float kGlobalScale = 6.0f * 448.0f;
 
 void place_experts(Checkpoint& checkpoint, const std::string& experts) {
@@ -88,6 +88,12 @@ void place_experts(Checkpoint& checkpoint, const std::string& experts) {
   if (auto scale =
           take_weight(checkpoint, experts + "down_proj_weight_scale_2")) {
     put("down_proj.global_scale", global(*scale));
+  }
+  for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+    if (weights.contains(experts + part + ".scales")) {
+      checkpoint.quantized.insert_or_assign(experts + part,
+                                            Quantization{16, 4, "nvfp4"});
+    }
   }
   // Of activations, which stay as they are.
   apply_rules(checkpoint, {{Action::drop, experts + "*_input_scale"}});
