@@ -9,7 +9,9 @@ using Action = WeightRule::Action;
 
 const std::vector<WeightRule> kOtherSenses{
     {Action::drop, "*vision_tower*"},
+    {Action::drop, "*vision_model*"},
     {Action::drop, "*multi_modal_projector*"},
+    {Action::drop, "*mm_projector.*"},
     {Action::drop, "*patch_merge_mlp*"},
     {Action::drop, "*audio_tower*"},
     {Action::drop, "*embed_audio*"},

@@ -145,7 +145,6 @@ ArchSpec deepseek_v3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec kimi_k25_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  apply_rules(checkpoint, {{WeightRule::Action::drop, "*mm_projector.*"}});
   return text_half_spec(
       config.require_object("text_config"), checkpoint, deepseek_v3_spec);
 }

@@ -326,7 +326,8 @@ ArchSpec laguna_spec(const ConfigReader& config, Checkpoint& checkpoint) {
     if (kinds ? (*kinds)[i] == "sparse" : i > 0) layer.experts = experts;
   }
   apply_rules(checkpoint,
-              {{Action::rename, "*.mlp.gate.weight", "*.mlp.gate.proj.weight"},
+              {{Action::rename, "language_model.*", "*"},
+               {Action::rename, "*.mlp.gate.weight", "*.mlp.gate.proj.weight"},
                {Action::rename,
                 "*.mlp.experts.e_score_correction_bias",
                 "*.mlp.gate.e_score_correction_bias"}});

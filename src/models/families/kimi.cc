@@ -210,9 +210,6 @@ ArchSpec kimi_linear_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }
 
 ArchSpec kimi_k3_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  apply_rules(
-      checkpoint,
-      {{Action::drop, "*vision_model*"}, {Action::drop, "mm_projector*"}});
   return text_half_spec(
       text_config_or_all(config), checkpoint, kimi_k3_text_spec);
 }

@@ -63,7 +63,6 @@ ArchSpec llama4_half_spec(const ConfigReader& config, Checkpoint& checkpoint) {
 }  // namespace
 
 ArchSpec llama4_spec(const ConfigReader& config, Checkpoint& checkpoint) {
-  apply_rules(checkpoint, {{WeightRule::Action::drop, "*vision_model*"}});
   return text_half_spec(
       config.require_object("text_config"), checkpoint, llama4_half_spec);
 }
