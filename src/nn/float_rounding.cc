@@ -26,19 +26,12 @@ mx::array clipped(const mx::array& x, double most) {
 
 // To the nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6; halfway to the even one.
 mx::array through_e2m1(const mx::array& x) {
-  const float numbers[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
   auto size = mx::abs(x);
-  auto index = mx::zeros(size.shape(), mx::int32);
-  for (double edge : {0.25, 1.25, 2.5, 5.0}) {
-    index = mx::add(index,
-                    mx::astype(mx::greater(size, constant(edge)), mx::int32));
-  }
-  for (double edge : {0.75, 1.75, 3.5}) {
-    index = mx::add(
-        index, mx::astype(mx::greater_equal(size, constant(edge)), mx::int32));
-  }
-  return mx::multiply(mx::sign(x),
-                      mx::take(mx::array(numbers, {8}, mx::float32), index));
+  auto step = mx::where(
+      mx::less(size, constant(2)),
+      constant(0.5),
+      mx::where(mx::less(size, constant(4)), constant(1), constant(2)));
+  return mx::multiply(mx::round(mx::divide(x, step)), step);
 }
 
 // f(x / scale) * scale, where f's numbers reach up to `most` and `scale` is

@@ -10,6 +10,7 @@ YARN = {
     "beta_slow": 2.0,
 }
 GROUPS = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+THREE_LAYERS = {"num_hidden_layers": 3, "hc_sinkhorn_iters": 2}
 NO_EXPERTS = {"n_routed_experts": None}
 LATENT_OPTIONS = {
     "q_lora_rank": "null",
@@ -83,7 +84,10 @@ VARIANTS = {
     ],
     "deepseek_v41": [
         {
-            "compress_ratios": [0, 4, 4, 4],
+            **THREE_LAYERS,
+            "compress_ratios": [0, 4, 4],
+            "kv_source_layer_ids": [1, 2],
+            "index_source_layer_ids": [1, 2],
             "candidate_source_layer_id": 1,
             "candidate_topk_blocks": 2,
             "candidate_block_size": 2,
@@ -94,9 +98,10 @@ VARIANTS = {
             "norm_topk_prob": False,
         },
         {
-            "compress_ratios": [0, 2, 2, 2],
+            **THREE_LAYERS,
+            "compress_ratios": [0, 2, 2],
             "kv_source_layer_ids": [1],
-            "index_source_layer_ids": [1, 3],
+            "index_source_layer_ids": [1, 2],
             "swiglu_limit": 0.5,
             "hc_mult": 3,
             "o_groups": 4,
@@ -106,9 +111,10 @@ VARIANTS = {
     ],
     "deepseek_v41_text": [
         {
-            "compress_ratios": [0, 2, 0, 4],
-            "kv_source_layer_ids": [1, 3],
-            "index_source_layer_ids": [1, 3],
+            **THREE_LAYERS,
+            "compress_ratios": [2, 0, 4],
+            "kv_source_layer_ids": [0, 2],
+            "index_source_layer_ids": [0, 2],
             "norm_topk_prob": False,
         }
     ],

@@ -62,6 +62,15 @@ def corrected(module_name):
                 return out[0] if isinstance(out, tuple) else out
 
         module.Model = Model
+    elif module_name == "afm7":
+        linear = module.FusedLinear
+        kept["FusedLinear"] = linear
+
+        class FusedLinear(linear):
+            def to_quantized(self, mode="affine", **kwargs):
+                return super().to_quantized(**kwargs)
+
+        module.FusedLinear = FusedLinear
     elif module_name == "phi3small":
         module.create_attention_mask = additive(make_mask)
         module.Attention._block_sparse_mask = blocks_by_position
