@@ -23,6 +23,7 @@ struct Layout {
   std::vector<WeightRule> renames;  // from the converted layout
   std::vector<const char*> unread;  // further tensors
   std::function<void(Checkpoint&)> join = {};
+  const char* variant = "visible";
 };
 
 void PrintTo(const Layout& layout, std::ostream* out) { *out << layout.name; }
@@ -154,6 +155,45 @@ const std::vector<Layout>& layouts() {
       {"deepseek_v32", "deepseek_v32", {}, {"model.layers.61.a.weight"}},
       {"glm4_moe", "glm4_moe", {}, {"model.layers.99.a.weight"}},
       {"glm4_moe_lite", "glm4_moe_lite", {}, {"model.layers.99.a.weight"}},
+      {"kimi_k3_residuals",
+       "kimi_k3",
+       {rename("*_res_proj.weight", "*_res.proj_weight"),
+        rename("*_res_norm.weight", "*_res.norm_weight")},
+       {},
+       {},
+       "variant0"},
+      {"step3p5",
+       "step3p5",
+       {},
+       {"model.layers.99.a.weight", "model.layers.1.mtp.a.weight"}},
+      {"internlm2",
+       "internlm2",
+       {},
+       {"model.layers.0.attention.rope.inv_freq"}},
+      {"internlm3",
+       "internlm3",
+       {},
+       {"model.layers.0.attention.rope.inv_freq"}},
+      {"lille_130m",
+       "lille-130m",
+       {},
+       {"transformer.layers.0.attention.rotary_emb.inv_freq"}},
+      {"talkie", "talkie", {}, {"model.rotary.inv_freq", "model.cos"}},
+      // A dense layer's MLP where the others have their experts.
+      {"minimax_m3_vl_dense",
+       "minimax_m3_vl",
+       {rename("language_model.model.layers.0.mlp.*",
+               "language_model.model.layers.0.block_sparse_moe.*")},
+       {}},
+      {"apertus",
+       "apertus",
+       {},
+       {},
+       [](Checkpoint& checkpoint) {
+         for (auto& [name, value] : checkpoint.weights) {
+           if (value.ndim() == 0) value = mx::reshape(value, {1});
+         }
+       }},
       {"mistral4_fused",
        "mistral4",
        {rename("*.mlp.switch_mlp.down_proj.weight", "*.mlp.experts.down_proj")},
@@ -168,11 +208,6 @@ const std::vector<Layout>& layouts() {
   return all;
 }
 
-Checkpoint visible(const std::string& family) {
-  const fs::path models(std::getenv("MLXLM_PARITY_MODELS"));
-  return load_checkpoint((models / family / "visible").string(), {});
-}
-
 mx::array logits_of(Checkpoint checkpoint) {
   const auto tokens = mx::array({5, 6, 7, 30, 2, 77}, {1, 6});
   return make_model(std::move(checkpoint))->forward(tokens);
@@ -185,7 +220,8 @@ TEST_P(Layouts, GiveTheSameLogits) {
   if (models == nullptr) GTEST_SKIP() << "MLXLM_PARITY_MODELS isn't set";
   if (fs::exists(fs::path(models) / "SKIPPED")) GTEST_SKIP() << "no models";
   const auto& layout = GetParam();
-  const auto converted = visible(layout.family);
+  const auto folder = fs::path(models) / layout.family / layout.variant;
+  const auto converted = load_checkpoint(folder.string(), {});
   auto published = converted;
   if (layout.join) layout.join(published);
   for (const auto& rule : layout.renames) {
