@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <utility>
 
 #include <mlx/mlx.h>
@@ -59,10 +58,10 @@ Decoder::Decoder(ArchSpec spec,
       config_(std::move(checkpoint.config)),
       dtype_(activation_dtype(checkpoint, spec_.prefix + spec_.embedding_name)),
       embedding_{.weight = mx::array(0.0f)} {
-  bind_weights(checkpoint, adapter, options);
+  auto splits = bind_weights(checkpoint, adapter, options);
   // The last others who have them.
   checkpoint.weights.clear();
-  if (!options.lazy) prepare_weights();
+  if (!options.lazy) prepare_weights(std::move(splits));
   repeat_layers();
   index_caches();
   passes_keys_on_ = std::ranges::any_of(
@@ -125,9 +124,9 @@ void Decoder::bind_side_inputs(WeightBinder& weights) {
   }
 }
 
-void Decoder::bind_weights(Checkpoint& checkpoint,
-                           const Adapter* adapter,
-                           const LoadOptions& options) {
+std::vector<SplitTensor> Decoder::bind_weights(Checkpoint& checkpoint,
+                                               const Adapter* adapter,
+                                               const LoadOptions& options) {
   WeightBinder weights(checkpoint, dtype_, adapter);
   embedding_ = weights.embedding(spec_.prefix + spec_.embedding_name,
                                  spec_.vocabulary_size,
@@ -172,34 +171,14 @@ void Decoder::bind_weights(Checkpoint& checkpoint,
     for (const auto& parameter : parameters_) arrays.push_back(parameter.value);
     mx::eval(std::move(arrays));
   }
+  return weights.take_splits();
 }
 
-// Layer by layer, so that no more than one is held twice. What is part of a
-// fused tensor stays as it is.
-void Decoder::prepare_weights() {
-  auto prepare = kernels::table().prepare;
-  if (prepare == nullptr) return;
-  std::map<std::uintptr_t, Parameter*> by_id;
-  for (auto& parameter : parameters_) {
-    by_id.emplace(parameter.value.id(), &parameter);
-  }
-  auto prepare_one = [&](kernels::Linear& linear) {
-    auto find = [&](const mx::array& array) -> Parameter* {
-      auto found = by_id.find(array.id());
-      return found == by_id.end() ? nullptr : found->second;
-    };
-    Parameter* weight = find(linear.weight);
-    Parameter* scales = linear.scales ? find(*linear.scales) : nullptr;
-    Parameter* zeros = linear.zeros ? find(*linear.zeros) : nullptr;
-    if (weight == nullptr || (linear.scales && scales == nullptr) ||
-        (linear.zeros && zeros == nullptr)) {
-      return;
-    }
-    prepare(linear);
-    weight->value = linear.weight;
-    if (scales != nullptr) scales->value = *linear.scales;
-    if (zeros != nullptr) zeros->value = *linear.zeros;
-  };
+// Layer by layer, so that no more than one is held twice.
+void Decoder::prepare_weights(std::vector<SplitTensor> splits) {
+  if (kernels::table().prepare == nullptr) return;
+  WeightPreparation prepare(parameters_, std::move(splits));
+  auto prepare_one = [&](kernels::Linear& linear) { prepare(linear); };
   // An embedding that is nothing else is only looked up in.
   prepare_one(own_head_ ? *own_head_ : embedding_);
   for (auto& layer : layers_) for_each_linear(layer, prepare_one);

@@ -8,6 +8,7 @@
 #include "models/decoder_step.h"
 #include "models/draft_head.h"
 #include "models/layer.h"
+#include "models/weight_preparation.h"
 #include "nn/ngram_embedding.h"
 #include "nn/residual_blocks.h"
 
@@ -57,10 +58,10 @@ class Decoder : public Model {
   CachePtr make_layer_cache(const LayerSpec& layer, int max_kv_size) const;
 
  private:
-  void bind_weights(Checkpoint& checkpoint,
-                    const Adapter* adapter,
-                    const LoadOptions& options);
-  void prepare_weights();
+  std::vector<SplitTensor> bind_weights(Checkpoint& checkpoint,
+                                        const Adapter* adapter,
+                                        const LoadOptions& options);
+  void prepare_weights(std::vector<SplitTensor> splits);
   using TokenRuns = std::vector<kernels::TokenRun>;
   mx::array embed_after(const mx::array& tokens,
                         const PromptCache& cache) const;

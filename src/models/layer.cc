@@ -143,8 +143,8 @@ class LayerMaker {
     }
     if (spec_.output_gate == OutputGate::in_queries) {
       const int each[] = {heads.head, heads.head};
-      auto queries = nn::split_row_groups(
-          projection(names_.q, 2 * sizes[0]), heads.num_heads, each);
+      auto queries = weights_.split_rows(
+          projection(names_.q, 2 * sizes[0]), each, heads.num_heads);
       return {queries[0],
               projection(names_.k, sizes[1]),
               projection(names_.v, sizes[2]),
@@ -161,16 +161,16 @@ class LayerMaker {
     if (spec_.output_gate == OutputGate::after_values) {
       const int four[] = {
           sizes[0], sizes[1], sizes[2], heads.num_heads * heads.value};
-      return nn::split_rows(
+      return weights_.split_rows(
           projection(names_.qkv, std::accumulate(four, four + 4, 0)), four);
     }
     auto all = projection(names_.qkv, sizes[0] + sizes[1] + sizes[2]);
     if (spec_.qkv_layout == QkvLayout::blocks) {
-      return nn::split_rows(all, sizes);
+      return weights_.split_rows(all, sizes);
     }
     const int group[] = {
         sizes[0] / heads.num_kv_heads, heads.head, heads.value};
-    return nn::split_row_groups(all, heads.num_kv_heads, group);
+    return weights_.split_rows(all, group, heads.num_kv_heads);
   }
 
   void add_qk_norms(nn::Attention& attention,
@@ -321,8 +321,8 @@ class LayerMaker {
       const int turns[] = {1, 1};
       const auto all = projection(both, 2 * hidden_size);
       auto parts = spec_.interleaved_gate
-                       ? nn::split_row_groups(all, hidden_size, turns)
-                       : nn::split_rows(all, sizes);
+                       ? weights_.split_rows(all, turns, hidden_size)
+                       : weights_.split_rows(all, sizes);
       gate = parts[gate_first ? 0 : 1];
       return parts[gate_first ? 1 : 0];
     }();

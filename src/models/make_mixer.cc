@@ -131,10 +131,10 @@ struct Place {
     const int two[] = {heads, heads};
     auto in_groups = [&](const std::string& name, std::span<const int> rows) {
       const int per_head = std::accumulate(rows.begin(), rows.end(), 0);
-      return nn::split_row_groups(
+      return weights.split_rows(
           weights.linear(path + name, s.num_key_heads * per_head, width()),
-          s.num_key_heads,
-          rows);
+          rows,
+          s.num_key_heads);
     };
     auto qkvz = in_groups(s.qkvz, sizes);
     auto ba = in_groups(s.ba, two);
@@ -224,7 +224,7 @@ struct Place {
     std::optional<nn::Mamba2Select> select;
     if (selects) {
       const int rows[] = {s.head_size, s.head_size};
-      auto parts = nn::split_row_groups(in, s.num_heads, rows);
+      auto parts = weights.split_rows(in, rows, s.num_heads);
       in = parts[0];
       auto weight_of = [&](const std::string& name, int size) {
         return kernels::Norm{.weight = weights.tensor(path + name, {size}),
@@ -357,7 +357,7 @@ struct Place {
     const auto path = layer_path + s.name + ".";
     const int inner = spec.num_heads * s.head_size;
     const int rows[] = {inner, inner, inner};
-    auto qkv = nn::split_rows(
+    auto qkv = weights.split_rows(
         weights.linear(
             path + "query_key_value", 3 * inner, width(), s.qkv_bias),
         rows);
@@ -390,7 +390,7 @@ struct Place {
     const int q_size = s.num_heads * s.head_size;
     const int kv_size = s.num_kv_heads * s.head_size;
     const int rows[] = {q_size, kv_size, kv_size};
-    auto qkv = nn::split_rows(
+    auto qkv = weights.split_rows(
         weights.linear(path + "W_pack", q_size + 2 * kv_size, width()), rows);
     // One pair of taps for all numbers of a head.
     auto conv = [&](const char* name) {

@@ -303,6 +303,29 @@ kernels::CausalConv WeightBinder::causal_conv(const std::string& path,
   return conv;
 }
 
+std::vector<kernels::Linear> WeightBinder::split_rows(
+    const kernels::Linear& whole,
+    std::span<const int> row_counts,
+    int num_groups) {
+  auto parts = num_groups == 1
+                   ? nn::split_rows(whole, row_counts)
+                   : nn::split_row_groups(whole, num_groups, row_counts);
+  auto note = [&](const mx::array& tensor, auto part_of) {
+    SplitTensor split{.whole = tensor.id(), .num_groups = num_groups};
+    for (const auto& part : parts) split.parts.push_back(part_of(part));
+    splits_.push_back(std::move(split));
+  };
+  using kernels::Linear;
+  note(whole.weight, [](const Linear& part) { return part.weight; });
+  if (whole.scales) {
+    note(*whole.scales, [](const Linear& part) { return *part.scales; });
+  }
+  if (whole.zeros) {
+    note(*whole.zeros, [](const Linear& part) { return *part.zeros; });
+  }
+  return parts;
+}
+
 void WeightBinder::finish(bool strict, int num_layers) {
   for (const auto& [name, value] : checkpoint_.weights) {
     if (strict && !taken_names_.contains(name)) {

@@ -3,14 +3,17 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "load/adapters.h"
 #include "load/checkpoint.h"
 #include "load/faults.h"
 #include "models/arch_spec.h"
+#include "models/weight_preparation.h"
 
 namespace mlxlm {
 
@@ -39,6 +42,12 @@ class WeightBinder {
                          int num_outputs,
                          int num_inputs,
                          bool bias = false);
+
+  // The rows of a linear in parts, as nn::split_rows() and, with several
+  // groups, nn::split_row_groups().
+  std::vector<kernels::Linear> split_rows(const kernels::Linear& whole,
+                                          std::span<const int> row_counts,
+                                          int num_groups = 1);
 
   // A table of embeddings, [num_rows, width].
   kernels::Linear embedding(const std::string& path, int num_rows, int width);
@@ -78,6 +87,8 @@ class WeightBinder {
 
   // Everything taken so far, by name.
   std::vector<Parameter> parameters() const;
+  // Which of it was split.
+  std::vector<SplitTensor> take_splits() { return std::move(splits_); }
   // What was computed from it, still to be evaluated.
   const std::vector<mx::array>& derived() const { return derived_; }
 
@@ -108,6 +119,7 @@ class WeightBinder {
   const Adapter* adapter_;
   std::map<std::string, AdapterTarget> targets_;
   std::vector<mx::array> derived_;
+  std::vector<SplitTensor> splits_;
   std::vector<Parameter> taken_;
   std::unordered_set<std::string> taken_names_;
   Faults faults_;
