@@ -53,14 +53,19 @@ const std::vector<WeightRule> kPublished{
 // One scale for each 32 numbers of a row, as an exponent, of those of blocks.
 // scale [rows or blocks of rows, blocks of columns] -> [num_rows, num_groups]
 mx::array exponents(mx::array scale, int block, int num_rows, int num_groups) {
-  if (scale.dtype() != mx::uint8) {
-    scale = mx::astype(
-        mx::add(mx::log2(mx::astype(scale, mx::float32)), mx::array(127.0f)),
-        mx::uint8);
-  }
   if (scale.shape(0) != num_rows) scale = mx::repeat(scale, block, 0);
   if (block > kGroup) scale = mx::repeat(scale, block / kGroup, 1);
   return mx::slice(scale, {0, 0}, {num_rows, num_groups});
+}
+
+// Powers of two as their exponents, e8m0; none if others are among them.
+std::optional<mx::array> e8m0_of(const mx::array& scale) {
+  if (scale.dtype() == mx::uint8) return scale;
+  const auto values = mx::astype(scale, mx::float32);
+  const auto exponent = mx::round(mx::log2(values));
+  const auto power = mx::power(mx::array(2.0f), exponent);
+  if (!mx::array_equal(power, values).item<bool>()) return std::nullopt;
+  return mx::astype(mx::add(exponent, mx::array(127.0f)), mx::uint8);
 }
 
 // How many columns, and of blocks rows, have a scale in common: 32 or 128. 0
@@ -107,9 +112,15 @@ void take_small_floats(Checkpoint& checkpoint) {
                   checkpoint.source + ": " + path +
                       " has a scale, but no weight of bytes that it is of");
     }
+    const auto e8m0 = e8m0_of(scale);
+    if (!e8m0) {
+      throw Error(
+          ErrorKind::weights,
+          checkpoint.source + ": " + path + ".scale must hold powers of two");
+    }
     auto& packed = found->second;
     scale = exponents(
-        scale, block, packed.shape(0), packed.shape(1) * 8 / bits / kGroup);
+        *e8m0, block, packed.shape(0), packed.shape(1) * 8 / bits / kGroup);
     packed = mx::view(packed, mx::uint32);
     checkpoint.weights.insert_or_assign(path + ".scales", scale);
     checkpoint.quantized.insert_or_assign(

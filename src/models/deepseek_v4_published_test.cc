@@ -268,14 +268,25 @@ TEST(DeepseekV41Published, EqualsItsNumbers) {
 TEST(DeepseekV4Published, ScalesThatDontFitAreRefused) {
   const auto config = config_of_v4();
   auto plain = random_checkpoint(config, 5, experts_by_token());
-  auto made = published(plain, kNamesOfV4, 128);
-  made.tensors.insert_or_assign("layers.0.attn.wkv.scale",
-                                mx::zeros({3, 7}, mx::uint8));
-  const TemporaryFolder folder;
-  write_model(folder.path(), config, made, 128);
-  expect_error(ErrorKind::weights, "layers.0.self_attn.kv_proj", [&] {
-    load_model(folder.path().string());
-  });
+  const auto made = published(plain, kNamesOfV4, 128);
+  auto refused = [&](const std::string& name,
+                     const mx::array& scale,
+                     const std::string& message) {
+    auto changed = made;
+    changed.tensors.insert_or_assign(name, scale);
+    changed.dtypes.erase(name);
+    const TemporaryFolder folder;
+    write_model(folder.path(), config, changed, 128);
+    expect_error(ErrorKind::weights, message, [&] {
+      load_model(folder.path().string());
+    });
+  };
+  refused("layers.0.attn.wkv.scale",
+          mx::zeros({3, 7}, mx::uint8),
+          "layers.0.self_attn.kv_proj has a scale");
+  refused("layers.0.attn.wo_b.scale",
+          mx::full({2, 1}, 0.3f),
+          "o_b_proj.scale must hold powers of two");
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ class Oracle:
         self._run_greedy = self.module.run_greedy
         self.module.run_greedy = self._greedy
         self.module.run_batch = not_needed
+        self.module.N_BATCH = 6  # tokens after each prompt alone
         self.module.condition = self._once(self.module.condition)
         self.module.variety = self._once(self.module.variety)
 
