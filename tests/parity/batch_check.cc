@@ -70,7 +70,8 @@ std::vector<Answer> together(const ModelPtr& model,
 void check_batch(const ModelPtr& model, const std::vector<int>& tokens) {
   const GenerateOptions options{.max_tokens = 6, .ignore_eos = true};
   std::vector<std::vector<int>> prompts;
-  for (int length : {5, 1, 17}) {
+  for (std::size_t length : {5, 1, 17}) {
+    length = std::min(length, tokens.size());
     prompts.emplace_back(tokens.end() - length, tokens.end());
   }
   const auto rows = together(model, prompts, options);

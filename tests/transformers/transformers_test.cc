@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/make_model.h"
+#include "tests/parity/batch_check.h"
 
 namespace mlxlm {
 namespace {
@@ -92,7 +93,7 @@ TEST_P(Transformers, ComputesTheSame) {
   std::ifstream file(fs::path(MLXLM_EXPECTED) / (GetParam() + ".json"));
   const json expected = json::parse(file);
   const auto tokens = expected.at("tokens").get<std::vector<int>>();
-  auto model = make_model(checkpoint_of(expected));
+  const ModelPtr model = make_model(checkpoint_of(expected));
   const auto whole = forward(*model, tokens, {});
   const auto cache = model->make_cache();
   std::vector<mx::array> rows;
@@ -112,6 +113,7 @@ TEST_P(Transformers, ComputesTheSame) {
       EXPECT_LT(gap.item<float>(), 1e-4f) << "position " << at;
     }
   }
+  parity::check_batch(model, tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models,
