@@ -99,20 +99,7 @@ DraftHeadNames mimo_v2_names() {
           "pre_mlp_layernorm"};
 }
 
-const json kHybrid = {{"num_experts", 4},
-                      {"num_experts_per_tok", 2},
-                      {"decoder_sparse_step", 1},
-                      {"moe_intermediate_size", 16},
-                      {"shared_expert_intermediate_size", 16},
-                      {"mlp_only_layers", json::array()},
-                      {"norm_topk_prob", true},
-                      {"full_attention_interval", 2},
-                      {"partial_rotary_factor", 0.5},
-                      {"linear_num_value_heads", 4},
-                      {"linear_num_key_heads", 2},
-                      {"linear_key_head_dim", 8},
-                      {"linear_value_head_dim", 8},
-                      {"linear_conv_kernel_dim", 3}};
+const json kHybrid = config_of_hybrid();
 const json kAttentionAlone = {{"full_attention_interval", 1}};
 
 std::vector<Kind> kinds() {

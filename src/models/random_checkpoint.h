@@ -76,6 +76,24 @@ inline nlohmann::json config_of_experts() {
           {"routed_scaling_factor", 1.5}};
 }
 
+// Gated delta networks among attention, and a few experts, as Qwen's do.
+inline nlohmann::json config_of_hybrid() {
+  return {{"num_experts", 4},
+          {"num_experts_per_tok", 2},
+          {"decoder_sparse_step", 1},
+          {"moe_intermediate_size", 16},
+          {"shared_expert_intermediate_size", 16},
+          {"mlp_only_layers", nlohmann::json::array()},
+          {"norm_topk_prob", true},
+          {"full_attention_interval", 2},
+          {"partial_rotary_factor", 0.5},
+          {"linear_num_value_heads", 4},
+          {"linear_num_key_heads", 2},
+          {"linear_key_head_dim", 8},
+          {"linear_value_head_dim", 8},
+          {"linear_conv_kernel_dim", 3}};
+}
+
 // A weight of the model, which may be the text half of a larger one.
 inline const mx::array& text_weight(const Checkpoint& checkpoint,
                                     const std::string& name) {

@@ -30,20 +30,7 @@ json config_of(const char* model_type, const json& more = json::object()) {
 // Queries, keys, values and gates key head by key head.
 json qwen3_next() {
   return config_of("qwen3_next",
-                   {{"num_experts", 0},
-                    {"num_experts_per_tok", 2},
-                    {"decoder_sparse_step", 1},
-                    {"moe_intermediate_size", 32},
-                    {"shared_expert_intermediate_size", 32},
-                    {"mlp_only_layers", json::array()},
-                    {"norm_topk_prob", true},
-                    {"full_attention_interval", 2},
-                    {"partial_rotary_factor", 0.5},
-                    {"linear_num_value_heads", 4},
-                    {"linear_num_key_heads", 2},
-                    {"linear_key_head_dim", 16},
-                    {"linear_value_head_dim", 16},
-                    {"linear_conv_kernel_dim", 3}});
+                   joined(config_of_hybrid(), {{"num_experts", 0}}));
 }
 
 bool is_matrix(const std::string& name, const mx::array& value) {
