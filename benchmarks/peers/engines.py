@@ -1,0 +1,110 @@
+"""One measurement of one engine: each function runs a program once and returns
+tokens/s, or seconds and bytes."""
+
+import json
+import os
+import subprocess
+import time
+
+# Reads the model, warms up, and prints prefill and decode speed.
+OPENVINO_PROGRAM = """
+import json, sys
+import numpy, openvino, openvino_genai
+path, prompt, generate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pipeline = openvino_genai.LLMPipeline(path, "CPU")
+random = numpy.random.default_rng(0)
+config = openvino_genai.GenerationConfig()
+config.max_new_tokens = generate
+config.ignore_eos = True
+config.do_sample = False
+for _ in range(2):  # other prompts: the same one would not be read again
+    ids = random.integers(100, 30000, (1, prompt))
+    inputs = openvino_genai.TokenizedInputs(
+        openvino.Tensor(ids.astype(numpy.int64)),
+        openvino.Tensor(numpy.ones_like(ids, numpy.int64)))
+    metrics = pipeline.generate(inputs, config).perf_metrics
+print(json.dumps({
+    "prefill": prompt / metrics.get_ttft().mean * 1000,
+    "decode": 1000 / metrics.get_tpot().mean}))
+"""
+
+
+def threads():
+    return len(os.sched_getaffinity(0))
+
+
+def output(command):
+    done = subprocess.run([str(part) for part in command], check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          stdin=subprocess.DEVNULL)
+    return done.stdout
+
+
+def llama_bench(program, model, shape, options=()):
+    """Prefill of `prompt` tokens; decode after `depth` others."""
+    common = [program, "-m", model, "-t", threads(), "-r", 1, "-o", "json",
+              *options]
+    rows = json.loads(output(
+        [*common, "-p", shape.prompt, "-n", 0]))
+    rows += json.loads(output(
+        [*common, "-p", 0, "-n", shape.generate, *shape.depth_options()]))
+    return {"decode" if row["n_prompt"] == 0 else "prefill": row["avg_ts"]
+            for row in rows}
+
+
+def llama_batched_bench(program, model, shape):
+    context = shape.batch * (shape.prompt + shape.generate)
+    text = output([program, "-m", model, "-t", threads(), "-c", context,
+                   "-npp", shape.prompt, "-ntg", shape.generate,
+                   "-npl", shape.batch, "--output-format", "jsonl"])
+    row = json.loads(next(line for line in text.splitlines()
+                          if line.startswith("{")))
+    return {"prefill": row["speed_pp"], "decode": row["speed_tg"]}
+
+
+def mlx_lm(program, mode, model, shape):
+    def benchmark(prompt):
+        return json.loads(output(
+            [program, "benchmark", "--model", model, "--cpu-mode", mode,
+             "-p", prompt, "-g", shape.generate, "-n", 1, "-b", shape.batch,
+             "--json"]))
+    row = benchmark(shape.prompt)
+    result = {"prefill": row["prompt_tps"], "decode": row["generation_tps"]}
+    if shape.depth:
+        result["decode"] = benchmark(shape.depth)["generation_tps"]
+    return result
+
+
+def openvino(python, model, shape):
+    def pipeline(prompt):
+        text = output([python, "-c", OPENVINO_PROGRAM, model, prompt,
+                       shape.generate])
+        return json.loads(text.splitlines()[-1])
+    result = pipeline(shape.prompt)
+    if shape.depth:
+        result["decode"] = pipeline(shape.depth)["decode"]
+    return result
+
+
+def start(command):
+    """A process that answers with one token: seconds, and the most memory."""
+    begin = time.monotonic()
+    child = subprocess.Popen([str(part) for part in command],
+                             stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL,
+                             stdin=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
+    return {"seconds": time.monotonic() - begin,
+            "MB": usage.ru_maxrss * 1024 / 1e6}
+
+
+def mlx_lm_start(program, model):
+    return start([program, "generate", "--model", model, "--prompt", "Hello",
+                  "--ignore-chat-template", "--max-tokens", 1])
+
+
+def llama_start(program, model):
+    return start([program, "-m", model, "-p", "Hello", "-n", 1, "-no-cnv",
+                  "--no-warmup", "-t", threads()])
