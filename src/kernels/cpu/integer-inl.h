@@ -65,11 +65,12 @@ static void integer_part(const PanelMatrix& w,
     const Floats zero = load_scales(
         w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
     p += 2 * kPanelRows * scale_bytes;
-    __builtin_prefetch(p + 1024);
+    prefetch(p + kAheadBytes - 64);
     Ints high[kRows][kChains] = {};
     Ints low[kRows][kChains] = {};
     for (int i = 0; i < words_per_group; ++i) {
       const Words words = load_words(p + part * kLanes * 4);
+      prefetch(p + kAheadBytes);
       p += kPanelRows * 4;
       unroll<kSteps>([&]<int e>() {
         const Words bytes =

@@ -116,7 +116,10 @@ static inline __attribute__((always_inline)) void matmul_part(
     int part,
     Floats (&sum)[kPanels][kTile]) {
   using E = Element<kFormat>;
-  constexpr int kAhead = 1024;  // bytes to prefetch where few rows wait
+  // What short panels side by side have ahead are the panels after them.
+  const std::size_t together = kPanels * w.panel_bytes;
+  const bool are_short = together > kAheadBytes && together < 4 * kAheadBytes;
+  const std::size_t ahead = are_short ? together : kAheadBytes;
   const std::byte* p[kPanels];
   unroll<kPanels>(
       [&]<int i>() { p[i] = w.data + (panel + i) * w.panel_bytes; });
@@ -138,7 +141,7 @@ static inline __attribute__((always_inline)) void matmul_part(
         Words words[kPanels];
         unroll<kPanels>([&]<int i>() {
           words[i] = load_words(p[i] + part * kLanes * 4);
-          if (kPanels > 1) __builtin_prefetch(p[i] + kAhead);
+          if (kPanels > 1) prefetch(p[i] + ahead);
           p[i] += kPanelRows * 4;
         });
         unroll<E::kPerWord>([&]<int e>() {
@@ -154,7 +157,7 @@ static inline __attribute__((always_inline)) void matmul_part(
   } else {
     for (int c = 0; c < w.num_columns; ++c) {
       unroll<kPanels>([&]<int i>() {
-        if (kPanels > 1) __builtin_prefetch(p[i] + kAhead);
+        if (kPanels > 1) prefetch(p[i] + ahead);
         add_products<kTile>(
             E::get(p[i] + part * kLanes * E::kBytes), tile, sum[i]);
         p[i] += kPanelRows * E::kBytes;

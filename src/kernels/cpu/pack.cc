@@ -277,12 +277,8 @@ std::shared_ptr<const PackedLinear> PackedLinear::make(const Linear& linear) {
   auto result = std::make_shared<PackedLinear>();
   result->num_bytes_ = matrix_bytes * experts;
   result->restorable_ = !linear.quantized() || plan.source.bits > 0;
-  result->storage_.emplace(
-      mx::allocator::malloc(result->num_bytes_ + kAlignment));
-  void* memory = result->storage_->buffer().raw_ptr();
-  std::size_t space = result->num_bytes_ + kAlignment;
-  auto* storage = static_cast<std::byte*>(
-      std::align(kAlignment, result->num_bytes_, memory, space));
+  result->storage_.emplace(result->num_bytes_);
+  std::byte* storage = result->storage_->data();
   std::memset(storage, 0, result->num_bytes_);
   parallel_for(experts * panels, [&](int i) {
     const std::size_t base_row =

@@ -6,9 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include <mlx/allocator.h>
-
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/weight_memory.h"
 #include "kernels/seam.h"
 
 namespace mlxlm::kernels::cpu {
@@ -42,7 +41,7 @@ class PackedLinear {
   void read_row(int row, float* out) const;
 
  private:
-  std::optional<mx::allocator::Data> storage_;
+  std::optional<WeightMemory> storage_;
   std::size_t num_bytes_ = 0;
   bool restorable_ = false;
   std::vector<PanelMatrix> matrices_;
