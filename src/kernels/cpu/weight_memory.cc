@@ -26,8 +26,8 @@ void ask_for_large_pages(std::byte* begin, std::size_t size) {
   constexpr std::size_t kPageBytes = 4096;
   const auto from =
       rounded_up(reinterpret_cast<std::uintptr_t>(begin), kPageBytes);
-  const auto to =
-      (reinterpret_cast<std::uintptr_t>(begin) + size) / kPageBytes * kPageBytes;
+  const auto to = (reinterpret_cast<std::uintptr_t>(begin) + size) /
+                  kPageBytes * kPageBytes;
   if (from < to) {
     ::madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
   }
@@ -70,8 +70,9 @@ WeightMemory::WeightMemory(std::size_t size_bytes) {
   block_ = last.lock();
   if (block_) data_ = block_->take(size_bytes);
   if (data_ != nullptr) return;
-  const std::size_t next =
-      block_ ? std::min(2 * block_->size, kLargestBlockBytes) : kFirstBlockBytes;
+  const std::size_t next = block_
+                               ? std::min(2 * block_->size, kLargestBlockBytes)
+                               : kFirstBlockBytes;
   block_ = std::make_shared<Block>(std::max(next, size_bytes + kAlignment));
   data_ = block_->take(size_bytes);
   last = block_;
