@@ -73,16 +73,13 @@ PromptCache join_rows(const std::vector<const PromptCache*>& rows,
 std::vector<mx::array> split_tokens(const mx::array& x,
                                     const std::vector<int>& num_tokens,
                                     int axis) {
-  std::vector<mx::array> parts;
-  mx::Shape start(x.ndim(), 0);
-  mx::Shape stop = x.shape();
-  stop[axis] = 0;
-  for (int count : num_tokens) {
-    start[axis] = stop[axis];
-    stop[axis] += count;
-    parts.push_back(mx::slice(x, start, stop));
+  // One node of the graph, however many rows there are.
+  mx::Shape ends;
+  int end = 0;
+  for (std::size_t i = 0; i + 1 < num_tokens.size(); ++i) {
+    ends.push_back(end += num_tokens[i]);
   }
-  return parts;
+  return mx::split(x, ends, axis);
 }
 
 mx::array take_positions(const mx::array& x,
