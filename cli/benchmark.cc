@@ -98,7 +98,9 @@ class Benchmark {
  private:
   void check() const;
   std::vector<int> random_prompt(const Model& model) const;
-  bool batched() const { return batch_size_ > 1 || requests_ > 0; }
+  bool batched() const {
+    return batch_size_ > 1 || requests_ > 0 || long_prompt_tokens_ > 0;
+  }
   Trial run_once(const LoadedModel& loaded,
                  const std::vector<int>& prompt) const;
   Trial run_batch(const LoadedModel& loaded,
@@ -112,6 +114,8 @@ class Benchmark {
   int batch_size_ = 1;
   int requests_ = 0;  // 0: as many as batch_size_
   double arrival_rate_ = 0;
+  int long_prompt_tokens_ = 0;
+  int interleaved_tokens_ = 512;
   int num_trials_ = 5;
   int prefill_step_tokens_ = 2048;
   int delay_seconds_ = 0;
@@ -139,6 +143,12 @@ void Benchmark::add_to(CLI::App& command) {
       ->capture_default_str()
       ->type_name("N")
       ->group(kGroup);
+  add("--long-prompt",
+      long_prompt_tokens_,
+      "Tokens of a prompt that joins a batch when all\nhave begun; 0: none");
+  add("--interleaved-tokens",
+      interleaved_tokens_,
+      "Prompt tokens read at a time while others are\nanswered");
   add("-n,--num-trials", num_trials_, "Timed runs");
   add("--prefill-step-size",
       prefill_step_tokens_,
@@ -159,6 +169,8 @@ void Benchmark::check() const {
   check_at_least("--prefill-step-size", prefill_step_tokens_, 1);
   check_at_least("--delay", delay_seconds_, 0);
   check_at_least("--requests", requests_, 0);
+  check_at_least("--long-prompt", long_prompt_tokens_, 0);
+  check_at_least("--interleaved-tokens", interleaved_tokens_, 1);
   if (!(arrival_rate_ >= 0 && arrival_rate_ < 1e9)) {
     throw Error(ErrorKind::argument,
                 "--arrival-rate must be a number of requests per second, or 0");
@@ -186,7 +198,9 @@ Trial Benchmark::run_batch(const LoadedModel& loaded,
                      .requests = requests_ > 0 ? requests_ : batch_size_,
                      .generation_tokens = generation_tokens_,
                      .prefill_step_tokens = prefill_step_tokens_,
-                     .requests_per_second = arrival_rate_});
+                     .requests_per_second = arrival_rate_,
+                     .interleaved_tokens = interleaved_tokens_,
+                     .long_prompt_tokens = long_prompt_tokens_});
   const auto& first = measured.first_token_seconds;
   return {.prompt_tps = measured.stats.prompt_tps(),
           .generation_tps = measured.stats.generation_tps(),

@@ -30,6 +30,15 @@ std::vector<double> arrivals(const BatchLoad& load) {
   return times;
 }
 
+// `prompt` over and over.
+std::vector<int> repeated(const std::vector<int>& prompt, int num_tokens) {
+  std::vector<int> tokens;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(num_tokens); ++i) {
+    tokens.push_back(prompt[i % prompt.size()]);
+  }
+  return tokens;
+}
+
 struct Times {
   Clock::time_point arrived;
   std::optional<Clock::time_point> last_token;
@@ -40,11 +49,13 @@ struct Times {
 BatchMeasurement measure_batch(const LoadedModel& loaded,
                                const std::vector<int>& prompt,
                                const BatchLoad& load) {
-  BatchGenerator batch(loaded.model,
-                       loaded.tokenizer,
-                       {.max_rows = load.rows,
-                        .max_prompt_rows = load.rows,
-                        .prefill_step_tokens = load.prefill_step_tokens});
+  BatchGenerator batch(
+      loaded.model,
+      loaded.tokenizer,
+      {.max_rows = load.rows + (load.long_prompt_tokens > 0 ? 1 : 0),
+       .max_prompt_rows = load.rows,
+       .interleaved_tokens = load.interleaved_tokens,
+       .prefill_step_tokens = load.prefill_step_tokens});
   GenerateOptions options{.max_tokens = load.generation_tokens,
                           .prefill_step_tokens = load.prefill_step_tokens,
                           .ignore_eos = true};
@@ -54,12 +65,20 @@ BatchMeasurement measure_batch(const LoadedModel& loaded,
   const auto times = arrivals(load);
   const auto start = Clock::now();
   std::size_t arrived = 0;
+  std::optional<RowId> long_row;
   while (arrived < times.size() || !batch.empty()) {
     for (; arrived < times.size() &&
            times[arrived] <= seconds_between(start, Clock::now());
          ++arrived) {
       const RowId row = batch.insert({.prompt = prompt, .options = options});
       rows[row].arrived = Clock::now();
+    }
+    if (load.long_prompt_tokens > 0 && !long_row &&
+        result.first_token_seconds.size() == times.size()) {
+      options.max_tokens = 1;
+      long_row =
+          batch.insert({.prompt = repeated(prompt, load.long_prompt_tokens),
+                        .options = options});
     }
     if (batch.empty()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -68,6 +87,7 @@ BatchMeasurement measure_batch(const LoadedModel& loaded,
       if (part.finish_reason == "error") {
         throw Error(ErrorKind::argument, error);
       }
+      if (row == long_row) continue;
       Times& each = rows.at(row);
       const auto now = Clock::now();
       if (each.last_token) {
