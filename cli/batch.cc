@@ -131,7 +131,8 @@ void Batch::add_to(CLI::App& command) {
   command
       .add_option("--memory",
                   memory_,
-                  "Memory for all caches, e.g. 2G; default: 90 %\n"
+                  "Memory for weights, caches, kept prompts and what\n"
+                  "is computed, e.g. 2G; default: the weights and 90 %\n"
                   "of what is free")
       ->type_name("SIZE")
       ->group(kBatch);

@@ -35,6 +35,12 @@ namespace mlxlm {
 
 using RowId = std::uint64_t;
 
+// What a row's cache has read.
+struct ReadCache {
+  PromptCache cache;
+  std::vector<int> tokens;  // without those of a cache that came with the row
+};
+
 struct BatchRequest {
   std::vector<int> prompt;  // token ids; may be empty with input embeddings
   // As of stream_generate(); of drafts n-grams only. A random sampler draws
@@ -44,20 +50,32 @@ struct BatchRequest {
   GenerateOptions options = {};
   int priority = 0;         // higher ones start first
   std::string tenant = {};  // tenants of one priority take turns
+  // The prompt in parts instead, of which empty ones don't count. Reading stops
+  // where each ends, of the last one before its last token, and `on_segment` is
+  // called with its index and what the cache has read: on the thread of next(),
+  // which it may not use. Of segments that a prefix store holds, and a last one
+  // of one token, it isn't told. What it throws ends the row as an error.
+  // Method: BatchGenerator.insert_segments of the reference.
+  std::vector<std::vector<int>> segments = {};
+  std::function<void(int segment, const ReadCache& read)> on_segment = {};
 };
 
 struct BatchOptions {
   int max_rows = 32;         // decoded at the same time
   int max_prompt_rows = 8;   // prompts read at the same time
   int max_waiting = 100000;  // more requests are refused
-  // Prompt tokens of one pass: while others decode (what their next token waits
-  // for at most), and when nobody does. Rows whose results depend on how their
-  // prompt is cut (max_kv_size, quantization of keys and values, dynamic ropes)
-  // are read in the chunks of their own prefill_step_tokens, as they would be
-  // alone.
+  // Prompt tokens of one pass: while others decode, and when nobody does. A
+  // row's next token waits for interleaved_tokens of others' prompts at most,
+  // however long those are. The exception are rows whose results depend on how
+  // their prompt is cut (max_kv_size, quantization of keys and values, dynamic
+  // ropes): of those a pass reads a chunk of their own prefill_step_tokens, as
+  // they would be read alone, and where that is more, nothing else of prompts.
   int interleaved_tokens = 512;
   int prefill_step_tokens = 2048;
-  // Bytes for the caches of all rows; none: nine tenths of what is free.
+  // Bytes for the model's weights, prefix stores (their max_bytes), the caches
+  // of all rows and what a pass computes, which reads fewer prompt tokens where
+  // it must; none: nine tenths of what is free beside the weights. Not counted
+  // are copies that callers keep: parts with their logprobs, extracted caches.
   std::optional<std::uint64_t> memory_budget_bytes = std::nullopt;
 };
 
@@ -86,12 +104,6 @@ struct BatchStats {
   BatchStats operator-(const BatchStats& before) const;
 };
 
-// What a row's cache has read.
-struct ReadCache {
-  PromptCache cache;
-  std::vector<int> tokens;  // without those of a cache that came with the row
-};
-
 // Used by one thread at a time; CancelToken may be used from any. One that was
 // moved from throws Error{argument} on every call.
 class BatchGenerator {
@@ -106,7 +118,7 @@ class BatchGenerator {
   ~BatchGenerator();
 
   // Queues a request. Throws Error{argument, unsupported} for what can't run,
-  // Error{memory} with the figure if its cache could never fit the budget, and
+  // Error{memory} with the figures if it could never fit the budget, and
   // Error{argument} after close(). Nothing is queued then.
   RowId insert(BatchRequest request);
 

@@ -321,6 +321,7 @@ class PrefixStore {
   void trim_to(std::size_t max_bytes);
 
   bool spills() const;  // whether there is a spill folder
+  std::size_t max_bytes() const;
   PrefixStoreStatistics statistics() const;
 
  private:

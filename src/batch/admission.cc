@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
+
+#include <mlx/mlx.h>
 
 #include "batch/shared_prefixes.h"
 #include "cache/rows.h"
@@ -12,10 +15,11 @@ namespace {
 
 constexpr std::uint64_t kNoBudget = std::numeric_limits<std::uint64_t>::max();
 
-std::uint64_t budget_of(const BatchOptions& options) {
+std::uint64_t budget_of(const BatchOptions& options,
+                        std::uint64_t weight_bytes) {
   if (options.memory_budget_bytes) return *options.memory_budget_bytes;
   auto available = available_memory();
-  return available ? available->bytes / 10 * 9 : kNoBudget;
+  return available ? weight_bytes + available->bytes / 10 * 9 : kNoBudget;
 }
 
 // What its cache holds at its end.
@@ -24,10 +28,31 @@ std::int64_t most_tokens(const Row& row) {
          std::max(row.options().max_tokens, 0);
 }
 
-std::uint64_t bytes_of(const Row& row, std::int64_t num_tokens) {
+std::uint64_t cache_bytes(const Row& row, std::int64_t num_tokens) {
   // Caches make room for so many at once.
   const std::int64_t steps = num_tokens / kCacheStepTokens + 1;
-  return row.estimate->bytes(steps * kCacheStepTokens);
+  const auto bytes = row.cache_estimate->most_bytes(steps * kCacheStepTokens);
+  // Drafts are taken back by what a checkpoint holds on to.
+  const bool has_checkpoints =
+      row.drafts && !std::ranges::all_of(*row.cache, [](const auto& layer) {
+        return layer->capabilities().always_trimmable;
+      });
+  return has_checkpoints ? 2 * bytes : bytes;
+}
+
+int most_drafts(const Row& row) {
+  return row.drafts ? DraftLength::kMaxDrafts : 0;
+}
+
+std::uint64_t logits_bytes(const Row& row, const Model& model) {
+  return logits_bytes(model, 1 + most_drafts(row), row.sampling.is_greedy());
+}
+
+std::vector<const Row*> pointers(
+    const std::vector<std::unique_ptr<Row>>& rows) {
+  std::vector<const Row*> all;
+  for (const auto& row : rows) all.push_back(row.get());
+  return all;
 }
 
 // How many rows of each tenant run.
@@ -42,10 +67,11 @@ std::map<std::string, int> rows_by_tenant(
 
 Admission::Admission(ModelPtr model, const BatchOptions& options)
     : model_(std::move(model)),
-      budget_bytes_(budget_of(options)),
+      weight_bytes_(weight_bytes(*model_)),
+      budget_bytes_(budget_of(options, weight_bytes_)),
       max_waiting_(static_cast<std::size_t>(options.max_waiting)) {}
 
-const CacheEstimate& Admission::estimate_of(const GenerateOptions& options) {
+Admission::Estimates& Admission::estimates_of(const GenerateOptions& options) {
   const auto quantization = kv_quantization(options);
   const Storage storage{options.max_kv_size,
                         options.prefill_step_tokens,
@@ -55,38 +81,123 @@ const CacheEstimate& Admission::estimate_of(const GenerateOptions& options) {
                         quantization ? options.quantized_kv_start : 0};
   auto found = estimates_.find(storage);
   if (found == estimates_.end()) {
-    found = estimates_.emplace(storage, CacheEstimate(*model_, options)).first;
+    found = estimates_
+                .emplace(storage,
+                         Estimates{CacheEstimate(*model_, options),
+                                   PassEstimate(model_, options)})
+                .first;
   }
   return found->second;
 }
 
-void Admission::check(Row& row) {
+std::uint64_t Admission::store_bytes() const {
+  std::uint64_t sum = 0;
+  for (const auto& each : stores_) {
+    if (auto store = each.lock()) sum += store->max_bytes();
+  }
+  return sum;
+}
+
+std::uint64_t Admission::pass_bytes(const std::vector<const Row*>& rows,
+                                    int prompt_tokens) {
+  std::int64_t decoded = 0, unread = 0, uncut = 0, context = 0;
+  std::uint64_t logits = 0;
+  std::set<PassEstimate*> estimates;
+  for (const Row* row : rows) {
+    context = std::max(context, row->reserved_tokens);
+    logits += logits_bytes(*row, *model_);
+    estimates.insert(row->pass_estimate);
+    decoded += 1 + most_drafts(*row);  // all will, at their end
+    if (!row->reading()) continue;
+    if (row->depends_on_chunks) {
+      uncut = std::max<std::int64_t>(
+          uncut, std::min(row->num_left(), row->options().prefill_step_tokens));
+    } else {
+      unread += row->num_left();
+    }
+  }
+  const std::int64_t read = std::min<std::int64_t>(unread, prompt_tokens);
+  std::uint64_t most = 0;
+  for (PassEstimate* estimate : estimates) {
+    most = std::max(
+        most, estimate->bytes(decoded + read + uncut, context, rows.size()));
+  }
+  return most + logits;
+}
+
+std::uint64_t Admission::bytes(const std::vector<const Row*>& rows,
+                               int prompt_tokens) {
+  std::uint64_t bytes = weight_bytes_ + store_bytes();
+  for (const Row* row : rows) bytes += cache_bytes(*row, row->reserved_tokens);
+  return bytes + pass_bytes(rows, prompt_tokens);
+}
+
+bool Admission::fit(const std::vector<const Row*>& rows, int prompt_tokens) {
+  return budget_bytes_ == kNoBudget ||
+         bytes(rows, prompt_tokens) <= budget_bytes_;
+}
+
+void Admission::reserve_start(Row& row) {
+  row.reserved_tokens = row.preemptable()
+                            ? row.num_tokens() + std::int64_t{row.num_left()}
+                            : most_tokens(row);
+}
+
+void Admission::check(Row& row, const Rows& running) {
   if (waiting_.size() >= max_waiting_) {
     throw Error(ErrorKind::argument,
                 "there are " + std::to_string(waiting_.size()) +
                     " requests waiting, which is the limit (max_waiting)");
   }
-  row.estimate = &estimate_of(row.options());
+  auto& estimates = estimates_of(row.options());
+  row.cache_estimate = &estimates.cache;
+  row.pass_estimate = &estimates.pass;
+  if (budget_bytes_ == kNoBudget) return;
+
   const std::int64_t total = most_tokens(row);
-  const std::uint64_t bytes = bytes_of(row, total);
-  if (bytes > budget_bytes_) {
-    throw Error(ErrorKind::memory,
-                "the KV cache of " + std::to_string(total) +
-                    " tokens needs about " + format_bytes(bytes) +
-                    ", more than the batch's budget of " +
-                    format_bytes(budget_bytes_) +
-                    "; use a shorter prompt, fewer max_tokens, kv_bits or "
-                    "max_kv_size");
+  const std::uint64_t cache = cache_bytes(row, total);
+  row.reserved_tokens = total;
+  const std::uint64_t pass = pass_bytes({&row}, kLeastPromptTokens);
+  row.reserved_tokens = 0;
+  row.alone_bytes = cache + pass;
+
+  const auto& store = row.options().prefix_store;
+  std::erase_if(stores_, [](const auto& each) { return each.expired(); });
+  const bool is_new_store =
+      store && std::ranges::none_of(stores_, [&](const auto& each) {
+        return each.lock() == store;
+      });
+  const std::uint64_t stores =
+      store_bytes() + (is_new_store ? store->max_bytes() : 0);
+  std::uint64_t most = row.alone_bytes;
+  if (is_new_store) {
+    for (const auto& each : running) most = std::max(most, each->alone_bytes);
+    for (const auto& each : waiting_) most = std::max(most, each->alone_bytes);
   }
+  if (weight_bytes_ + stores + most > budget_bytes_) {
+    throw Error(
+        ErrorKind::memory,
+        "a row of " + std::to_string(total) + " tokens needs about " +
+            format_bytes(row.alone_bytes) + " (its KV cache " +
+            format_bytes(cache) + ", a pass " + format_bytes(pass) +
+            ") beside the model's " + format_bytes(weight_bytes_) +
+            (stores > 0 ? " and the prefix stores' " + format_bytes(stores)
+                        : "") +
+            (most > row.alone_bytes ? ", and another row " + format_bytes(most)
+                                    : "") +
+            ": more than the batch's budget of " + format_bytes(budget_bytes_) +
+            "; use a shorter prompt, fewer max_tokens, kv_bits, "
+            "max_kv_size or a smaller prefix store");
+  }
+  if (is_new_store) stores_.push_back(store);
 }
 
 void Admission::queue_again(std::unique_ptr<Row> row) {
-  row->reserved_bytes = 0;
+  row->reserved_tokens = 0;
   waiting_.push_front(std::move(row));
 }
 
-std::unique_ptr<Row> Admission::next(
-    const std::vector<std::unique_ptr<Row>>& running) {
+std::unique_ptr<Row> Admission::next(const Rows& running) {
   auto counts = rows_by_tenant(running);
   auto better = [&](const auto& a, const auto& b) {
     return std::pair(-a->request.priority, counts[a->request.tenant]) <
@@ -101,36 +212,47 @@ std::unique_ptr<Row> Admission::next(
   }
   if (chosen == waiting_.end()) return nullptr;
   Row& row = **chosen;
-  const std::uint64_t bytes = bytes_of(
-      row,
-      row.preemptable() ? row.num_tokens() + std::int64_t{row.num_left()}
-                        : most_tokens(row));
-  std::uint64_t used = 0;
-  for (const auto& each : running) used += each->reserved_bytes;
-  if (!running.empty() &&
-      (used > budget_bytes_ || bytes > budget_bytes_ - used)) {
+  reserve_start(row);
+  auto together = pointers(running);
+  together.push_back(&row);
+  if (!running.empty() && !fit(together, kLeastPromptTokens)) {
+    row.reserved_tokens = 0;
     return nullptr;
   }
-  row.reserved_bytes = bytes;
   auto result = std::move(*chosen);
   waiting_.erase(chosen);
   return result;
 }
 
-Row* Admission::over_budget(const std::vector<std::unique_ptr<Row>>& running) {
-  std::uint64_t used = 0;
+Row* Admission::over_budget(const Rows& running) {
   Row* last = nullptr;
   for (const auto& row : running) {
-    row->reserved_bytes =
-        std::max(row->reserved_bytes, bytes_of(*row, row->num_tokens() + 1));
-    used += row->reserved_bytes;
+    row->reserved_tokens =
+        std::max<std::int64_t>(row->reserved_tokens, row->num_tokens() + 1);
     // Of the lowest priority, the one that came last.
     const bool later =
         last == nullptr || row->request.priority < last->request.priority ||
         (row->request.priority == last->request.priority && row->id > last->id);
     if (later && row->preemptable()) last = row.get();
   }
-  return used > budget_bytes_ && running.size() > 1 ? last : nullptr;
+  const bool enough =
+      running.size() < 2 || fit(pointers(running), kLeastPromptTokens);
+  return enough ? nullptr : last;
+}
+
+int Admission::prompt_tokens(const Rows& running, int most) {
+  const auto rows = pointers(running);
+  while (most > kLeastPromptTokens && !fit(rows, most)) {
+    most = std::max(most / 2, kLeastPromptTokens);
+  }
+  return most;
+}
+
+void Admission::settle() const {
+  if (budget_bytes_ != kNoBudget &&
+      mx::get_active_memory() + mx::get_cache_memory() > budget_bytes_) {
+    mx::clear_cache();
+  }
 }
 
 }  // namespace mlxlm

@@ -1,8 +1,8 @@
 // Which requests wait, and which may start.
 //
-// Invariant: the caches of the rows that run have reserved no more than the
-// budget, unless one row runs alone. What could never fit is refused before it
-// is queued.
+// Invariant: the weights, the prefix stores, what the caches of the rows that
+// run have reserved and a pass over them come to no more than the budget. What
+// would not fit by itself is refused before it is queued.
 #pragma once
 
 #include <deque>
@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "batch/pass_estimate.h"
 #include "batch/row.h"
 
 namespace mlxlm {
@@ -19,9 +20,14 @@ class Admission {
  public:
   Admission(ModelPtr model, const BatchOptions& options);
 
-  // Gives the row its estimate. Throws Error{memory} if it could never run,
-  // Error{argument} if too many wait.
-  void check(Row& row);
+  using Rows = std::vector<std::unique_ptr<Row>>;
+  // Of a pass where memory is short.
+  static constexpr int kLeastPromptTokens = 16;
+
+  // Gives the row its estimates. Throws Error{memory} if it could never run, or
+  // its prefix store left too little to another; Error{argument} if too many
+  // wait.
+  void check(Row& row, const Rows& running);
 
   void queue(std::unique_ptr<Row> row) { waiting_.push_back(std::move(row)); }
   // In front of those of its priority.
@@ -29,25 +35,49 @@ class Admission {
 
   // The next to start beside `running`, or null: none waits, or it must wait
   // for memory or for a prefix that is being read.
-  std::unique_ptr<Row> next(const std::vector<std::unique_ptr<Row>>& running);
+  std::unique_ptr<Row> next(const Rows& running);
 
   // Reserves for what the rows have grown by. Returns the row to preempt if the
   // budget no longer holds all, else null.
-  Row* over_budget(const std::vector<std::unique_ptr<Row>>& running);
+  Row* over_budget(const Rows& running);
+
+  // What rows take together that read so many tokens of prompts in a pass, with
+  // the weights and the prefix stores.
+  std::uint64_t bytes(const std::vector<const Row*>& rows, int prompt_tokens);
+  // Reserves what a row needs to start; of a row that was checked.
+  static void reserve_start(Row& row);
+
+  // How many prompt tokens a pass may read, `most` if memory allows.
+  int prompt_tokens(const Rows& running, int most);
+
+  // Gives memory back that MLX keeps for later, if it would break the budget.
+  void settle() const;
 
   std::deque<std::unique_ptr<Row>>& waiting() { return waiting_; }
   const std::deque<std::unique_ptr<Row>>& waiting() const { return waiting_; }
 
  private:
-  const CacheEstimate& estimate_of(const GenerateOptions& options);
+  // Of the ways to store caches.
+  struct Estimates {
+    CacheEstimate cache;
+    PassEstimate pass;
+  };
+  Estimates& estimates_of(const GenerateOptions& options);
+  // Prefix stores of rows that were queued, as long as anybody has them.
+  std::uint64_t store_bytes() const;
+  bool fit(const std::vector<const Row*>& rows, int prompt_tokens);
+  std::uint64_t pass_bytes(const std::vector<const Row*>& rows,
+                           int prompt_tokens);
 
   ModelPtr model_;
+  std::uint64_t weight_bytes_;
   std::uint64_t budget_bytes_;
   std::size_t max_waiting_;
   std::deque<std::unique_ptr<Row>> waiting_;
+  std::vector<std::weak_ptr<PrefixStore>> stores_;
   // By max_kv_size, chunks, bits of keys and values, group size and start.
   using Storage = std::tuple<int, int, int, int, int, int>;
-  std::map<Storage, CacheEstimate> estimates_;
+  std::map<Storage, Estimates> estimates_;
 };
 
 }  // namespace mlxlm

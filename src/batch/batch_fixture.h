@@ -10,6 +10,7 @@
 
 #include <mlxlm/batch.h>
 
+#include "batch/admission.h"
 #include "generate/toy.h"
 
 namespace mlxlm {
@@ -33,6 +34,33 @@ inline std::map<RowId, Ended> run(BatchGenerator& batch) {
     }
   }
   return rows;
+}
+
+// The least budgets with which a request is taken over, and with which all of
+// these start together.
+inline std::uint64_t least_budget(const ModelPtr& model,
+                                  const BatchRequest& request) {
+  Admission admission(model, {.memory_budget_bytes = std::uint64_t{1} << 60});
+  const ToyTokenizer tokenizer;
+  Row row(0, request, {}, model, &tokenizer);
+  admission.check(row, {});
+  return admission.bytes({}, 0) + row.alone_bytes;
+}
+
+inline std::uint64_t tight_budget(const ModelPtr& model,
+                                  const std::vector<BatchRequest>& requests) {
+  Admission admission(model, {.memory_budget_bytes = std::uint64_t{1} << 60});
+  const ToyTokenizer tokenizer;
+  std::vector<std::unique_ptr<Row>> rows;
+  std::vector<const Row*> pointers;
+  for (const auto& request : requests) {
+    rows.push_back(std::make_unique<Row>(
+        rows.size(), request, std::vector<SegmentEnd>{}, model, &tokenizer));
+    admission.check(*rows.back(), {});
+    Admission::reserve_start(*rows.back());
+    pointers.push_back(rows.back().get());
+  }
+  return admission.bytes(pointers, Admission::kLeastPromptTokens);
 }
 
 class BatchTest : public ::testing::Test {

@@ -10,6 +10,7 @@
 #include "batch/pass.h"
 #include "batch/row.h"
 #include "batch/shared_prefixes.h"
+#include "cache/settle.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/under_way.h"
@@ -62,13 +63,17 @@ class BatchGenerator::Impl {
     if (closed_) {
       throw Error(ErrorKind::argument, "the batch generator is closed");
     }
+    auto ends = join_segments(request);
     check_request(request, *model_);
-    auto row = std::make_unique<Row>(
-        next_id_, std::move(request), model_, tokenizer_.get());
+    auto row = std::make_unique<Row>(next_id_,
+                                     std::move(request),
+                                     std::move(ends),
+                                     model_,
+                                     tokenizer_.get());
     check_quantization(*row->cache, row->to_read.length, row->options());
     warn_of_length(*model_, row->first_offset + row->to_read.length);
     check_given_cache(*row, *model_);
-    admission_.check(*row);
+    admission_.check(*row, running_);
     admission_.queue(std::move(row));
     return next_id_++;
   }
@@ -94,6 +99,7 @@ class BatchGenerator::Impl {
       if (row->drafts) row->drafts->add(row->given.back(), true);
     }
     check_drafts(parts, failures, out);
+    if (failures.empty()) tell_of_segments(parts, failures);
     for (const auto& [row, message] : failures) {
       row->failed = true;
       if (!ended(*row)) {
@@ -284,11 +290,12 @@ class BatchGenerator::Impl {
     }
   }
 
-  int prompt_tokens_now() const {
+  int prompt_tokens_now() {
     const bool decoding = std::ranges::any_of(
         running_, [](const auto& row) { return !row->reading(); });
-    return decoding ? options_.interleaved_tokens
-                    : options_.prefill_step_tokens;
+    return admission_.prompt_tokens(
+        running_,
+        decoding ? options_.interleaved_tokens : options_.prefill_step_tokens);
   }
 
   // A pass that fails ends its rows; those that wait go on.
@@ -312,7 +319,24 @@ class BatchGenerator::Impl {
       }
     }
     if (++stats_.passes % 256 == 0) mx::clear_cache();
+    admission_.settle();
     return failures;
+  }
+
+  static void tell_of_segments(const std::vector<PassPart>& parts,
+                               std::vector<RowFailure>& failures) {
+    for (const PassPart& part : parts) {
+      Row& row = *part.row;
+      auto segment = part.of_prompt ? row.segment_read() : std::nullopt;
+      if (!segment || !row.request.on_segment) continue;
+      try {
+        const ReadCache read = read_cache(row);
+        settle(read.cache);
+        row.request.on_segment(*segment, read);
+      } catch (const std::exception& error) {
+        failures.push_back({&row, error.what()});
+      }
+    }
   }
 
   void give_out(Row& row, const Sampled& drawn, std::vector<BatchPart>& out) {

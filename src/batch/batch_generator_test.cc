@@ -215,9 +215,10 @@ TEST_F(BatchTest, CancelDeadlineAndRemoval) {
 }
 
 TEST_F(BatchTest, MemoryIsReservedAndRowsArePreempted) {
-  // A token takes 2 layers x (key + value) x 64 floats: 256 are 262,144 bytes.
-  const std::uint64_t step = 256 * 2 * 2 * 64 * 4;
-  BatchGenerator batch(model_, tokenizer_, {.memory_budget_bytes = 4 * step});
+  const auto least =
+      least_budget(model_, request(std::string(200, 'x'), {.max_tokens = 100}));
+  BatchGenerator batch(
+      model_, tokenizer_, {.memory_budget_bytes = least * 3 / 2});
   expect_error(ErrorKind::memory, "more than the batch's budget", [&] {
     batch.insert(request("x", {.max_tokens = 1500}));
   });
@@ -237,10 +238,12 @@ TEST_F(BatchTest, MemoryIsReservedAndRowsArePreempted) {
 
 // Also where the token drawn last ends a row that is to be preempted.
 TEST_F(BatchTest, CachesOfPreemptedRowsAreWhole) {
-  const std::uint64_t step = 256 * 2 * 2 * 64 * 4;
+  const auto row = request(std::string(248, 'x'), {.max_tokens = 12});
+  const auto budget =
+      std::max(tight_budget(model_, {row, row}), least_budget(model_, row));
   std::uint64_t num_preemptions = 0;
   for (int max_tokens = 1; max_tokens < 12; ++max_tokens) {
-    BatchGenerator batch(model_, tokenizer_, {.memory_budget_bytes = 3 * step});
+    BatchGenerator batch(model_, tokenizer_, {.memory_budget_bytes = budget});
     std::vector<PromptCache> caches(2);
     for (auto& cache : caches) {
       batch.insert(request(std::string(248, 'a'),
@@ -340,7 +343,7 @@ TEST_F(BatchTest, RefusesWhatCantRun) {
 TEST_F(BatchTest, OthersGoOnBesideErrors) {
   auto good = request("good", {.max_tokens = 25});
   BatchGenerator batch(
-      model_, tokenizer_, {.memory_budget_bytes = std::uint64_t{1} << 20});
+      model_, tokenizer_, {.memory_budget_bytes = std::uint64_t{1} << 22});
   batch.insert(good);
   batch.next();
   GenerateOptions combined;

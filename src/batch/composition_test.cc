@@ -10,8 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include "batch/batch_fixture.h"
 #include "batch/composition_features.h"
-#include "generate/memory_estimate.h"
 #include "tests/support/test_data.h"
 
 namespace mlxlm::composition {
@@ -237,7 +237,7 @@ class Composition : public ::testing::Test {
         << "MLXLM_WRITE_COMPOSITION=1 writes docs/COMPOSITION.md anew";
   }
 
-  // Three rows that outgrow the memory together; the feature's came last.
+  // Rows that outgrow the memory together; the feature's came last.
   std::string preempted(const Feature& feature) {
     const std::string prompt =
         std::string("one two three ") + std::string(216, 'x') + kPrompt;
@@ -248,21 +248,36 @@ class Composition : public ::testing::Test {
                               run.toy = other.toy;
                               run.options.ignore_eos = true;
                             }};
-    std::vector<Cell> cells;
-    cells.push_back(cell({&neighbour}, prompt));
-    cells.push_back(cell({&neighbour}, prompt));
-    cells.push_back(cell({&feature}, prompt));
+    std::vector<Cell> cells{cell({&feature}, prompt)};
+    // More where that needs room first that is free later.
+    const auto& options = cells[0].run.options;
+    const bool needs_room = options.max_kv_size > 0 || options.kv_bits ||
+                            options.prompt_cache ||
+                            options.draft == DraftKind::ngram;
+    for (int i = 0; i < (needs_room ? 14 : 2); ++i) {
+      cells.insert(cells.begin(), cell({&neighbour}, prompt));
+    }
     BatchStats stats;
-    // A step, 256 tokens, is enough for each at first, and soon it isn't.
-    const std::uint64_t step_bytes =
-        CacheEstimate(*cells[0].run.model, cells[0].run.options).bytes(256);
-    run_in_batch({&cells[0], &cells[1], &cells[2]},
-                 {.memory_budget_bytes = step_bytes * 7 / 2},
-                 &stats);
+    // Enough for all at first, and soon it isn't.
+    std::vector<BatchRequest> requests;
+    std::vector<Cell*> rows;
+    for (Cell& each : cells) {
+      rows.push_back(&each);
+      if (each.run.options.draft_model ||
+          each.run.options.draft == DraftKind::mtp) {
+        continue;  // is refused
+      }
+      requests.push_back({each.run.prompt, each.run.options});
+    }
+    const auto& model = cells[0].run.model;
+    const auto budget = std::max(tight_budget(model, requests),
+                                 least_budget(model, requests[0]));
+    run_in_batch(
+        rows, {.max_prompt_rows = 16, .memory_budget_bytes = budget}, &stats);
     EXPECT_GT(stats.preemptions, 0u) << feature.name;
-    result(cells[0]);
-    result(cells[1]);
-    return result(cells[2]);
+    std::string last;
+    for (const Cell& each : cells) last = result(each);
+    return last;
   }
 
   std::vector<Feature> features_ = features();

@@ -150,10 +150,14 @@ std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
       parts.push_back({row.get(), count, false});
     }
   }
+  bool reads = false;
   for (const auto& row : rows) {
     if (!row->reading() || prompt_tokens == 0) continue;
     const int share = std::max(prompt_tokens / num_reading--, 1);
     const int count = next_chunk(*row, share);
+    // A chunk that can't be cut has a pass for itself if it must.
+    if (reads && count > prompt_tokens) continue;
+    reads = true;
     parts.push_back({row.get(), count, true});
     prompt_tokens = std::max(prompt_tokens - count, 0);
   }

@@ -26,7 +26,8 @@ struct PassPart {
 };
 
 // What to read next: a token of each row that decodes and its draft, and up to
-// `prompt_tokens` of the prompts, shared out evenly.
+// `prompt_tokens` of the prompts, shared out evenly; or one chunk that is
+// longer and can't be cut.
 std::vector<PassPart> plan_pass(const std::vector<std::unique_ptr<Row>>& rows,
                                 int prompt_tokens);
 

@@ -13,6 +13,7 @@
 
 #include <mlxlm/batch.h>
 
+#include "batch/pass_estimate.h"
 #include "batch/row_drafts.h"
 #include "generate/answer.h"
 #include "generate/memory_estimate.h"
@@ -23,13 +24,25 @@
 
 namespace mlxlm {
 
+// Where reading stops, and of which segment.
+struct SegmentEnd {
+  int segment;
+  int position;
+};
+
+// Makes one prompt of the segments, with a checkpoint where each ends. Throws
+// Error{argument}.
+std::vector<SegmentEnd> join_segments(BatchRequest& request);
+
 struct Row {
   Row(RowId id,
       BatchRequest the_request,
+      std::vector<SegmentEnd> the_segment_ends,
       const ModelPtr& model,
       const Tokenizer* tokenizer)
       : id(id),
         request(std::move(the_request)),
+        segment_ends(std::move(the_segment_ends)),
         to_read{request.prompt,
                 request.options.input_embeddings,
                 prompt_length(request.prompt, request.options)},
@@ -78,8 +91,23 @@ struct Row {
            !depends_on_chunks;
   }
 
+  // The segment that ends with what is read now, if it wasn't told of.
+  std::optional<int> segment_read() {
+    while (next_segment < segment_ends.size() &&
+           segment_ends[next_segment].position < num_read) {
+      ++next_segment;
+    }
+    if (next_segment == segment_ends.size() || !reading() ||
+        segment_ends[next_segment].position != num_read) {
+      return std::nullopt;
+    }
+    return segment_ends[next_segment++].segment;
+  }
+
   RowId id;
   BatchRequest request;
+  std::vector<SegmentEnd> segment_ends;
+  std::size_t next_segment = 0;  // of those that weren't read yet
   Prompt to_read;  // before the first draw, or the first after a preemption
   int num_read = 0;
   PromptCache own_cache;
@@ -91,7 +119,9 @@ struct Row {
   // chunks: rotating caches that keep their first tokens, quantization, which
   // begins at the end of a chunk, and some models.
   bool depends_on_chunks;
-  const CacheEstimate* estimate = nullptr;  // Admission's, of its cache
+  // Admission's, of its cache and of passes over it.
+  const CacheEstimate* cache_estimate = nullptr;
+  PassEstimate* pass_estimate = nullptr;
   bool begun = false;
   bool failed = false;
   std::optional<PrefixAccess> prefixes;  // none: no store
@@ -99,7 +129,9 @@ struct Row {
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
   std::vector<int> given;        // tokens given out
   int num_given_before = 0;      // of them, those in to_read
-  std::uint64_t reserved_bytes = 0;
+  // What memory is reserved for, and what it would need alone at its end.
+  std::int64_t reserved_tokens = 0;
+  std::uint64_t alone_bytes = 0;
 };
 
 }  // namespace mlxlm

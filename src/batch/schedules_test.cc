@@ -10,8 +10,8 @@
 
 #include <mlxlm/batch.h>
 
+#include "batch/batch_fixture.h"
 #include "batch/request_kinds.h"
-#include "generate/memory_estimate.h"
 
 namespace mlxlm {
 namespace {
@@ -21,6 +21,8 @@ int num_schedules() {
   const char* wanted = std::getenv("MLXLM_SCHEDULES");
   return wanted != nullptr ? std::atoi(wanted) : 6;
 }
+
+constexpr std::size_t kStoreBytes = std::size_t{1} << 20;
 
 class Schedules : public ::testing::TestWithParam<std::size_t> {
  protected:
@@ -45,18 +47,44 @@ class Schedules : public ::testing::TestWithParam<std::size_t> {
                          .interleaved_tokens = 1 + number(100),
                          .prefill_step_tokens = 1 + number(600)};
     if (is_tight(seed)) {
-      options.memory_budget_bytes =
-          3 * CacheEstimate(*kinds_.model(), {}).bytes(256);
+      options.memory_budget_bytes = tight_bytes() + kStoreBytes;
     }
     return options;
   }
 
+  static int growing(int i) { return 3 + 8 * i; }
+
+  // Little more than a row needs that grows.
+  std::uint64_t tight_bytes() {
+    if (least_bytes_.empty()) {
+      for (int i = 0; i < RequestKinds::kCount; ++i) {
+        const auto open = kinds_.open(kinds_[i], nullptr);
+        least_bytes_.push_back(least_budget(kinds_.model(), open.request));
+      }
+    }
+    std::uint64_t most = 0;
+    for (int i = 0; growing(i) < RequestKinds::kCount; ++i) {
+      most = std::max(most, least_bytes_[growing(i)]);
+    }
+    return most * 5 / 4;
+  }
+
+  static std::shared_ptr<PrefixStore> make_store() {
+    return std::make_shared<PrefixStore>(
+        PrefixStoreOptions{.max_bytes = kStoreBytes});
+  }
+
   // Of tight schedules half are rows that grow beyond a step of their caches,
-  // and none is the longest.
+  // and the others fit.
   const RequestKind& any_kind(int seed) {
     if (!is_tight(seed)) return kinds_[number(RequestKinds::kCount)];
-    return kinds_[number(2) == 0 ? 3 + 8 * number(RequestKinds::kCount / 8)
-                                 : 1 + number(RequestKinds::kCount - 1)];
+    if (number(2) == 0)
+      return kinds_[growing(number(RequestKinds::kCount / 8))];
+    int kind = 0;
+    do {
+      kind = number(RequestKinds::kCount);
+    } while (least_bytes_[kind] > tight_bytes());
+    return kinds_[kind];
   }
 
   void join(BatchGenerator& batch, int seed) {
@@ -100,9 +128,7 @@ class Schedules : public ::testing::TestWithParam<std::size_t> {
   // One schedule; the seed tells all of it.
   void run(int seed) {
     random_.seed(static_cast<unsigned>(seed));
-    store_ = number(2) == 0 ? std::make_shared<PrefixStore>(PrefixStoreOptions{
-                                  .max_bytes = std::size_t{1} << 20})
-                            : nullptr;
+    store_ = number(2) == 0 ? make_store() : nullptr;
     BatchGenerator batch(kinds_.model(), nullptr, options(seed));
     int left = 1 + number(seed % 50 == 0 ? 64 : 10);
     while (left > 0 || !batch.empty()) {
@@ -140,6 +166,7 @@ class Schedules : public ::testing::TestWithParam<std::size_t> {
   std::mt19937 random_;
   std::shared_ptr<PrefixStore> store_;
   std::map<RowId, Row> rows_;
+  std::vector<std::uint64_t> least_bytes_;  // of each kind
   std::uint64_t num_preemptions_ = 0;
   std::uint64_t num_reused_ = 0;
 };

@@ -5,7 +5,7 @@
 
 #include <mlxlm/batch.h>
 
-#include "generate/toy.h"
+#include "batch/batch_fixture.h"
 
 namespace mlxlm {
 namespace {
@@ -120,11 +120,14 @@ TEST_F(SharedPrefixes, QuantizedAndDraftingRows) {
 }
 
 TEST_F(SharedPrefixes, PreemptedRowsGoOnFromTheStore) {
-  const std::uint64_t step = 256 * 2 * 2 * 64 * 4;
   options_.max_tokens = 60;
+  store_ = std::make_shared<PrefixStore>(
+      PrefixStoreOptions{.max_bytes = std::size_t{1} << 21});
   std::vector<std::string> texts;
   for (int i = 0; i < 4; ++i) texts.push_back(std::string(220, 'a' + i));
-  auto stats = answer(texts, {.memory_budget_bytes = 4 * step});
+  auto stats = answer(
+      texts,
+      {.memory_budget_bytes = least_budget(model_, request(texts[0])) * 4 / 3});
   EXPECT_GT(stats.preemptions, 0u);
   // All but the token that was drawn then, and wasn't read.
   EXPECT_EQ(stats.prompt_tokens, 4 * 220u + stats.preemptions);

@@ -112,6 +112,7 @@ class PrefixStore::Impl {
   }
 
   bool spills() const { return spill_.has_value(); }
+  std::size_t max_bytes() const { return options_.max_bytes; }
 
   PrefixStoreStatistics statistics() const {
     std::lock_guard lock(mutex_);
@@ -266,6 +267,8 @@ bool PrefixStore::put(const std::string& key,
 void PrefixStore::trim_to(std::size_t max_bytes) { impl_->trim_to(max_bytes); }
 
 bool PrefixStore::spills() const { return impl_->spills(); }
+
+std::size_t PrefixStore::max_bytes() const { return impl_->max_bytes(); }
 
 PrefixStoreStatistics PrefixStore::statistics() const {
   return impl_->statistics();

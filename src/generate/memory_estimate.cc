@@ -41,7 +41,8 @@ std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
 }
 
 CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
-    : quantized_kv_start_(options.quantized_kv_start) {
+    : quantized_kv_start_(options.quantized_kv_start),
+      prefill_step_tokens_(options.prefill_step_tokens) {
   // Caches make room for as many tokens as this at once, however few they get.
   const int context = model.context_tokens();
   const int count =
@@ -58,14 +59,37 @@ CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
   }
 }
 
-std::uint64_t CacheEstimate::bytes(std::int64_t num_tokens) const {
-  const bool quantized =
-      !quantized_.empty() && num_tokens >= quantized_kv_start_;
+std::uint64_t CacheEstimate::sum(const std::vector<Layer>& layers,
+                                 std::int64_t num_tokens) {
   std::uint64_t sum = 0;
-  for (const Layer& layer : quantized ? quantized_ : plain_) {
+  for (const Layer& layer : layers) {
     sum += layer.constant_bytes +
            layer.bytes_per_token * static_cast<std::uint64_t>(
                                        std::min(num_tokens, layer.max_tokens));
+  }
+  return sum;
+}
+
+std::uint64_t CacheEstimate::bytes(std::int64_t num_tokens) const {
+  const bool quantized =
+      !quantized_.empty() && num_tokens >= quantized_kv_start_;
+  return sum(quantized ? quantized_ : plain_, num_tokens);
+}
+
+std::uint64_t CacheEstimate::most_bytes(std::int64_t num_tokens) const {
+  if (quantized_.empty() || num_tokens < quantized_kv_start_) {
+    return bytes(num_tokens);
+  }
+  // The chunk with which it reaches the start is read first.
+  const std::int64_t then =
+      std::min(num_tokens, quantized_kv_start_ + prefill_step_tokens_);
+  return std::max(sum(plain_, then) + sum(quantized_, then), bytes(num_tokens));
+}
+
+std::uint64_t weight_bytes(const Model& model) {
+  std::uint64_t sum = 0;
+  for (const auto& parameter : model.parameters()) {
+    sum += parameter.value.nbytes();
   }
   return sum;
 }

@@ -17,6 +17,8 @@ class CacheEstimate {
 
   // Bytes of a cache that has read `num_tokens`.
   std::uint64_t bytes(std::int64_t num_tokens) const;
+  // The most on the way there: quantized, when it is held in both ways.
+  std::uint64_t most_bytes(std::int64_t num_tokens) const;
 
  private:
   struct Layer {
@@ -29,9 +31,15 @@ class CacheEstimate {
                                       int num_tokens,
                                       int prefill_step_tokens);
 
+  static std::uint64_t sum(const std::vector<Layer>& layers,
+                           std::int64_t num_tokens);
+
   std::vector<Layer> plain_;
   std::vector<Layer> quantized_;  // from quantized_kv_start_ on; empty: never
   std::int64_t quantized_kv_start_;
+  int prefill_step_tokens_;
 };
+
+std::uint64_t weight_bytes(const Model& model);
 
 }  // namespace mlxlm

@@ -102,7 +102,11 @@ class ToyModel : public Model {
   int vocabulary_size() const override { return kVocabulary; }
   int context_tokens() const override { return options_.context_tokens; }
   std::vector<Parameter> parameters() const override {
-    return {{"embedding", embedding_}};
+    std::vector<Parameter> all{{"embedding", embedding_}};
+    for (std::size_t i = 0; i < projections_.size(); ++i) {
+      all.push_back({"projections." + std::to_string(i), projections_[i]});
+    }
+    return all;
   }
   std::vector<int> eos_token_ids() const override { return {kEnd}; }
 

@@ -6,6 +6,7 @@
 #include <mlxlm/generate.h>
 
 #include "core/log.h"
+#include "generate/memory_estimate.h"
 
 namespace mlxlm {
 namespace {
@@ -27,10 +28,7 @@ WiredLimit::WiredLimit(const Model& model) {
   if (!limit) {
     return;
   }
-  std::size_t model_bytes = 0;
-  for (const Parameter& parameter : model.parameters()) {
-    model_bytes += parameter.value.nbytes();
-  }
+  const std::uint64_t model_bytes = weight_bytes(model);
   if (model_bytes > *limit / 10 * 9) {
     log_warning("the model needs " + std::to_string(model_bytes >> 20) +
                 " MiB, close to the " + std::to_string(*limit >> 20) +
