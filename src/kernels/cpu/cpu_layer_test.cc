@@ -247,15 +247,24 @@ TEST_F(CpuLayer, LogSoftmaxAndArgmax) {
                   .item<bool>());
 }
 
-// Fast mode for a scope.
-struct Fast {
+// A mode for a scope.
+struct InMode {
   CpuMode before = cpu_mode();
-  Fast() { set_cpu_mode(CpuMode::fast); }
-  ~Fast() { set_cpu_mode(before); }
+  explicit InMode(CpuMode mode) { set_cpu_mode(mode); }
+  ~InMode() { set_cpu_mode(before); }
 };
 
+// x [1, M, K] as the fastest mode rounds it.
+mx::array in_8_bits(const mx::array& x, int group) {
+  auto groups = mx::reshape(x, {-1, group});
+  auto step = mx::divide(mx::max(mx::abs(groups), -1, /*keepdims=*/true),
+                         mx::array(127.0f));
+  auto whole = mx::round(mx::divide(groups, step));
+  return mx::reshape(mx::multiply(whole, step), x.shape());
+}
+
 TEST_F(CpuLayer, FastProductsOfAllBitsAndGroups) {
-  Fast fast;
+  InMode fast(CpuMode::fast);
   for (int bits : {2, 3, 4, 5, 6, 8}) {
     for (int group : {32, 64, 128}) {
       for (auto dtype : {mx::float32, mx::bfloat16, mx::float16}) {
@@ -273,8 +282,26 @@ TEST_F(CpuLayer, FastProductsOfAllBitsAndGroups) {
   }
 }
 
+TEST_F(CpuLayer, FastestProductsAreThoseOfRoundedActivations) {
+  InMode fastest(CpuMode::fastest);
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int group : {32, 64, 128}) {
+      Linear linear = quantized(37, 3 * group, bits, group, mx::float16);
+      const std::vector<const Linear*> linears{&linear};
+      for (int rows : {1, 2, 3, 4, 5, 8, 9, 25}) {
+        auto x = random({1, rows, 3 * group});
+        EXPECT_LT(error_of(cpu_.norm_linear(x, nullptr, linears)[0],
+                           reference_.norm_linear(
+                               in_8_bits(x, group), nullptr, linears)[0]),
+                  1e-3f)
+            << bits << " bits, group " << group << ", " << rows << " rows";
+      }
+    }
+  }
+}
+
 TEST_F(CpuLayer, FastProductsOfMixedLayers) {
-  Fast fast;
+  InMode fast(CpuMode::fast);
   Linear a = quantized(20, 128, 4, 32);
   Linear b = dense(33, 128, mx::bfloat16, /*bias=*/true);
   Linear c = quantized(16, 128, 8, 64);
@@ -290,7 +317,7 @@ TEST_F(CpuLayer, FastProductsOfMixedLayers) {
 }
 
 TEST_F(CpuLayer, FastProductsOfExtremeActivations) {
-  Fast fast;
+  InMode fast(CpuMode::fast);
   Linear linear = quantized(16, 64, 4, 32);
   const std::vector<const Linear*> linears{&linear};
   auto product = [&](const mx::array& x) {

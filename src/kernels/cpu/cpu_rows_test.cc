@@ -54,11 +54,11 @@ void expect_each_row_alone(const mx::array& x,
 }
 
 TEST_F(CpuRows, Products) {
-  for (auto mode : {CpuMode::exact, CpuMode::fast}) {
-    set_cpu_mode(mode);
+  for (std::string mode : {"exact", "fast", "fastest"}) {
+    set_cpu_mode(*cpu_mode_named(mode));
     for (int outputs : {16, 70, 200}) {
-      const std::string name = (mode == CpuMode::exact ? "exact, " : "fast, ") +
-                               std::to_string(outputs) + " outputs, ";
+      const std::string name =
+          mode + ", " + std::to_string(outputs) + " outputs, ";
       auto expect_alone =
           [&](const Linear& linear, int columns, const std::string& what) {
             const std::vector<const Linear*> linears{&linear};
@@ -96,7 +96,7 @@ TEST_F(CpuRows, Experts) {
   Linear down = stack(32, 64);
   Experts experts{&gate, &up, &down, Activation::silu};
   auto router = random({1, 32, 5});
-  for (auto mode : {CpuMode::exact, CpuMode::fast}) {
+  for (auto mode : {CpuMode::exact, CpuMode::fast, CpuMode::fastest}) {
     set_cpu_mode(mode);
     expect_each_row_alone(
         random({1, kMostRows, 32}),

@@ -1,5 +1,5 @@
 // Products of integer weights with activations that are rounded to integers of
-// 16 bits per group of columns (IntegerTile). Sums within a group are
+// 16 or 8 bits per group of columns (IntegerTile). Sums within a group are
 // exact; every instruction set has the same.
 #pragma once
 
@@ -40,7 +40,7 @@ static inline Ints add_byte_products(Ints sum, Words weights, std::uint32_t x) {
 #endif
 }
 
-template <ElementFormat kFormat, int kRows>
+template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,
                          int panel,
@@ -66,7 +66,7 @@ static void integer_part(const PanelMatrix& w,
         w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
     p += 2 * kPanelRows * scale_bytes;
     prefetch(p + kAheadBytes - 64);
-    Ints high[kRows][kChains] = {};
+    Ints high[kRows][kChains] = {};  // the only plane, or the first of two
     Ints low[kRows][kChains] = {};
     for (int i = 0; i < words_per_group; ++i) {
       const Words words = load_words(p + part * kLanes * 4);
@@ -78,7 +78,9 @@ static void integer_part(const PanelMatrix& w,
         unroll<kRows>([&]<int m>() {
           constexpr int c = e % kChains;
           high[m][c] = add_byte_products(high[m][c], bytes, quad[m]);
-          low[m][c] = add_byte_products(low[m][c], bytes, quad[plane + m]);
+          if constexpr (kPlanes == 2) {
+            low[m][c] = add_byte_products(low[m][c], bytes, quad[plane + m]);
+          }
         });
         quad += kRows;
       });
@@ -88,7 +90,7 @@ static void integer_part(const PanelMatrix& w,
         high[m][0] += high[m][c + 1];
         low[m][0] += low[m][c + 1];
       });
-      const Ints n = (high[m][0] << 8) + low[m][0];
+      const Ints n = kPlanes == 2 ? (high[m][0] << 8) + low[m][0] : high[m][0];
       total[m] = multiply_add(__builtin_convertvector(n, Floats),
                               scale * x.steps[g * kRows + m],
                               total[m]);
@@ -97,7 +99,7 @@ static void integer_part(const PanelMatrix& w,
   }
 }
 
-template <ElementFormat kFormat, int kRows>
+template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_tile(const PanelMatrix& w,
                          const IntegerTile& x,
                          int num_x_rows,
@@ -108,7 +110,7 @@ static void integer_tile(const PanelMatrix& w,
   for (int panel = begin; panel < end; ++panel) {
     for (int part = 0; part < kParts; ++part) {
       Floats totals[kRows] = {};
-      integer_part<kFormat, kRows>(w, x, panel, part, totals);
+      integer_part<kFormat, kRows, kPlanes>(w, x, panel, part, totals);
       store_part(w, totals, num_x_rows, panel, part, y, y_stride);
     }
   }
@@ -131,19 +133,23 @@ static void integer_matmul(const PanelMatrix& w,
                            int end,
                            float* y,
                            std::size_t y_stride) {
-  auto run = [&]<int kRows>() {
+  auto run_planes = [&]<int kRows, int kPlanes>() {
     using enum ElementFormat;
     switch (w.format) {
       case u2:
-        return integer_tile<u2, kRows>(
+        return integer_tile<u2, kRows, kPlanes>(
             w, tile, num_x_rows, begin, end, y, y_stride);
       case u4:
-        return integer_tile<u4, kRows>(
+        return integer_tile<u4, kRows, kPlanes>(
             w, tile, num_x_rows, begin, end, y, y_stride);
       default:
-        return integer_tile<u8, kRows>(
+        return integer_tile<u8, kRows, kPlanes>(
             w, tile, num_x_rows, begin, end, y, y_stride);
     }
+  };
+  auto run = [&]<int kRows>() {
+    return tile.planes == 2 ? run_planes.template operator()<kRows, 2>()
+                            : run_planes.template operator()<kRows, 1>();
   };
   switch (tile.rows) {
     case 1:
@@ -169,6 +175,7 @@ static float round_group(const float* x,
                          int group_size,
                          int tile_rows,
                          int m,
+                         int planes,
                          std::size_t plane,
                          std::uint32_t* quads) {
   constexpr int kQuads = kLanes / 4;
@@ -178,7 +185,6 @@ static float round_group(const float* x,
     const Floats whole = (load(x + c) * inverse + rounding) - rounding;
     sum += whole;
     const Ints n = __builtin_convertvector(whole, Ints);
-    const Ints high = (n + 128) >> 8;
     auto put = [&](Ints values, std::uint32_t* to) {
       const Bytes bytes = __builtin_convertvector(values, Bytes);
       std::uint32_t four[kQuads];
@@ -187,8 +193,13 @@ static float round_group(const float* x,
         to[static_cast<std::size_t>(c / 4 + i) * tile_rows + m] = four[i];
       }
     };
-    put(high, quads);
-    put(n - (high << 8), quads + plane);
+    if (planes == 1) {
+      put(n, quads);
+    } else {
+      const Ints high = (n + 128) >> 8;
+      put(high, quads);
+      put(n - (high << 8), quads + plane);
+    }
   }
   return sum_of(sum);
 }
@@ -198,10 +209,11 @@ static void round_rows(const float* x,
                        int num_columns,
                        int group_size,
                        int tile_rows,
+                       int planes,
                        std::uint32_t* quads,
                        float* steps,
                        float* sums) {
-  constexpr float kLargest = 127.0f * 256.0f;
+  const float most_steps = planes == 2 ? 127.0f * 256.0f : 127.0f;
   const std::size_t plane =
       static_cast<std::size_t>(num_columns / 4) * tile_rows;
   for (int m = 0; m < tile_rows; ++m) {
@@ -209,7 +221,7 @@ static void round_rows(const float* x,
       for (int g = 0; g < num_columns / group_size; ++g) {
         steps[g * tile_rows + m] = sums[g * tile_rows + m] = 0.0f;
       }
-      for (std::size_t i = 0; i < plane * 2; i += tile_rows) {
+      for (std::size_t i = 0; i < plane * planes; i += tile_rows) {
         quads[i + m] = 0;
       }
       continue;
@@ -222,11 +234,12 @@ static void round_rows(const float* x,
       }
       const float largest = largest_of(most);
       // The inverse of a smaller one would overflow.
-      const float inverse = largest > 1e-30f ? kLargest / largest : 0.0f;
-      steps[g] = largest / kLargest;
+      const float inverse = largest > 1e-30f ? most_steps / largest : 0.0f;
+      steps[g] = largest / most_steps;
       sums[g] =
           steps[g] *
-          round_group(row, inverse, c, group_size, tile_rows, m, plane, quads);
+          round_group(
+              row, inverse, c, group_size, tile_rows, m, planes, plane, quads);
     }
   }
 }

@@ -40,12 +40,13 @@ constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
 
 // Rows of activations as integers: x ~ step * n with a step per row and group
 // of columns. n has 16 bits, n = 256 * high + low with signed bytes, in a plane
-// of high bytes and one of low bytes.
+// of high bytes and one of low bytes, or 8 bits in one plane.
 struct IntegerTile {
-  const std::uint32_t* quads;  // [2, num_columns / 4, rows]: four columns
+  const std::uint32_t* quads;  // [planes, num_columns / 4, rows]: four columns
   const float* steps;          // [groups, rows]
   const float* sums;           // [groups, rows]: of step * n
   int rows = 0;                // as integer_tile_rows() has them
+  int planes = 2;
 };
 
 enum class GateFunction : std::uint8_t {
@@ -157,6 +158,7 @@ struct IsaKernels {
                      int num_columns,
                      int group_size,
                      int tile_rows,
+                     int planes,
                      std::uint32_t* quads,
                      float* steps,
                      float* sums);

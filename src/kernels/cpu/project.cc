@@ -110,9 +110,9 @@ void project_floats(const float* x,
   });
 }
 
-// x in tiles of integers, for one size of groups. Their 16 bits change next to
-// nothing, where 8 would change the most probable token of one text position in
-// 30 (docs/PERFORMANCE.md).
+// x in tiles of integers, for one size of groups: of 16 bits, which change next
+// to nothing, or in the fastest mode of 8, which change the most probable token
+// of one text position in 30 (docs/PERFORMANCE.md).
 class IntegerRows {
  public:
   IntegerRows(const float* x,
@@ -124,6 +124,7 @@ class IntegerRows {
         num_rows_(num_rows),
         num_columns_(num_columns),
         group_size_(group_size),
+        planes_(cpu_mode() == CpuMode::fastest ? 1 : 2),
         rows_per_tile_(std::min(isa_kernels().max_integer_tile_rows, num_rows)),
         first_float_(first_float) {}
 
@@ -145,6 +146,7 @@ class IntegerRows {
         num_columns_,
         group_size_,
         tile.rows,
+        tile.planes,
         const_cast<std::uint32_t*>(tile.quads),
         const_cast<float*>(tile.steps),
         const_cast<float*>(tile.sums));
@@ -160,6 +162,7 @@ class IntegerRows {
     tile.sums = base + groups;
     tile.quads = reinterpret_cast<const std::uint32_t*>(base + 2 * groups);
     tile.rows = rows;
+    tile.planes = planes_;
     return tile;
   }
 
@@ -167,13 +170,14 @@ class IntegerRows {
   std::size_t tile_floats() const {
     const int rows = isa_kernels().integer_tile_rows(rows_per_tile_);
     return static_cast<std::size_t>(rows) *
-           (2 * (num_columns_ / group_size_) + 2 * num_columns_ / 4);
+           (2 * (num_columns_ / group_size_) + planes_ * num_columns_ / 4);
   }
 
   const float* x_;
   int num_rows_;
   int num_columns_;
   int group_size_;
+  int planes_;  // bytes of an integer
   int rows_per_tile_;
   std::size_t first_float_;  // of the memory that all share
 };
