@@ -64,8 +64,8 @@ static void integer_part(const PanelMatrix& w,
         load_scales(w.scale_format, p + part * kLanes * scale_bytes) * unit;
     const Floats zero = load_scales(
         w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
+    prefetch(p + kAheadBytes);
     p += 2 * kPanelRows * scale_bytes;
-    prefetch(p + kAheadBytes - 64);
     Ints high[kRows][kChains] = {};  // the only plane, or the first of two
     Ints low[kRows][kChains] = {};
     for (int i = 0; i < words_per_group; ++i) {
