@@ -181,4 +181,15 @@ MappedFile::~MappedFile() {
   }
 }
 
+void MappedFile::let_go_of(std::span<const std::byte> part) const {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = static_cast<std::size_t>(part.data() - data_);
+  const std::size_t begin = (first + page - 1) / page * page;
+  const std::size_t end = (first + part.size()) / page * page;
+  if (begin < end) {
+    ::madvise(
+        const_cast<std::byte*>(data_ + begin), end - begin, MADV_DONTNEED);
+  }
+}
+
 }  // namespace mlxlm

@@ -40,6 +40,10 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  // Takes the pages that hold nothing but `part` of bytes() out of this
+  // process's memory; whoever reads them later gets them from the file.
+  void let_go_of(std::span<const std::byte> part) const;
+
  private:
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;

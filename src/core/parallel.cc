@@ -1,6 +1,7 @@
 #include "core/parallel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -8,23 +9,36 @@
 #include <vector>
 
 namespace mlxlm {
+namespace {
+
+// Parts are handed out one by one, so that unequal ones even out.
+constexpr std::size_t kPartsPerThread = 16;
+
+}  // namespace
 
 void parallel_for(std::size_t count,
                   std::size_t min_part,
                   const std::function<void(std::size_t, std::size_t)>& body) {
-  std::size_t num_parts = std::clamp<std::size_t>(
-      count / std::max<std::size_t>(min_part, 1),
-      1,
-      std::max(1u, std::thread::hardware_concurrency()));
+  const std::size_t most_threads =
+      std::max(1u, std::thread::hardware_concurrency());
+  const std::size_t num_parts =
+      std::clamp<std::size_t>(count / std::max<std::size_t>(min_part, 1),
+                              1,
+                              most_threads * kPartsPerThread);
+  auto begin_of = [&](std::size_t part) {
+    return count / num_parts * part + std::min(part, count % num_parts);
+  };
+  std::atomic<std::size_t> next_part = 0;
   std::mutex mutex;
   std::exception_ptr failure;
-  auto run = [&](std::size_t part) {
+  auto run = [&] {
     try {
-      std::size_t begin = count / num_parts * part;
-      std::size_t end =
-          part + 1 == num_parts ? count : count / num_parts * (part + 1);
-      body(begin, end);
+      std::size_t part;
+      while ((part = next_part++) < num_parts) {
+        body(begin_of(part), begin_of(part + 1));
+      }
     } catch (...) {
+      next_part = num_parts;
       std::lock_guard lock(mutex);
       if (!failure) {
         failure = std::current_exception();
@@ -32,19 +46,14 @@ void parallel_for(std::size_t count,
     }
   };
   std::vector<std::thread> threads;
-  threads.reserve(num_parts);
-  std::size_t next = 1;
+  const std::size_t num_threads = std::min(most_threads, num_parts);
+  threads.reserve(num_threads);
   try {
-    for (; next < num_parts; ++next) {
-      threads.emplace_back(run, next);
-    }
+    while (threads.size() + 1 < num_threads) threads.emplace_back(run);
   } catch (const std::system_error&) {
-    // No more threads to be had: this one does the rest.
-    for (; next < num_parts; ++next) {
-      run(next);
-    }
+    // No more threads to be had: these do all.
   }
-  run(0);
+  run();
   for (auto& thread : threads) {
     thread.join();
   }

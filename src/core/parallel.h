@@ -9,7 +9,7 @@ namespace mlxlm {
 
 // Calls body(begin, end) on parts of [0, count) from several threads, at least
 // `min_part` long each, and returns when all are done. The first exception
-// that a part throws is thrown here.
+// that a part throws is thrown here; parts that nobody began then are left.
 void parallel_for(
     std::size_t count,
     std::size_t min_part,

@@ -1,16 +1,19 @@
 #include "load/gguf_checkpoint.h"
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <cstdio>
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <mlx/mlx.h>
 
 #include "core/log.h"
+#include "core/parallel.h"
 #include "load/gguf_architecture.h"
 #include "load/gguf_config.h"
 #include "load/gguf_parts.h"
@@ -102,14 +105,32 @@ class Converter {
       converted += converted_bytes(*entry.tensor);
     }
     require_loading_memory(converted, checkpoint_.source);
-    std::uint64_t done = 0;
     std::string what =
         std::filesystem::path(checkpoint_.source).filename().string();
-    for (const auto& entry : tensors) {
-      add(entry);
+    std::atomic<std::uint64_t> done = 0;
+    const auto caller = std::this_thread::get_id();
+    auto advance = [&](const GgufParts::Entry& entry) {
+      entry.file->let_go_of(*entry.tensor);
       done += entry.tensor->data.size();
-      if (options_.progress) {
+      if (options_.progress && std::this_thread::get_id() == caller) {
         options_.progress({what, done, total});
+      }
+    };
+    std::vector<std::optional<GgufMatrix>> matrices(tensors.size());
+    parallel_for(tensors.size(), 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) {
+        if (!becomes_matrix(tensors[i])) continue;
+        matrices[i] = repack_tensor(
+            *tensors[i].file, *tensors[i].tensor, source_rows(tensors[i]));
+        advance(tensors[i]);
+      }
+    });
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (matrices[i]) {
+        add_matrix(tensors[i], std::move(*matrices[i]));
+      } else {
+        add_values(tensors[i]);
+        advance(tensors[i]);
       }
     }
     report_losses(what);
@@ -201,9 +222,13 @@ class Converter {
   }
 
   // Where each row of a head was before llama.cpp put the halves of rope's
-  // pairs beside each other.
-  std::vector<int> source_rows(const GgufParts::Entry& entry,
-                               GgufChange change) const {
+  // pairs beside each other; none for tensors without such rows.
+  std::vector<int> source_rows(const GgufParts::Entry& entry) const {
+    const GgufChange change = target_of(entry.tensor->name)->change;
+    if (change != GgufChange::permuted_queries &&
+        change != GgufChange::permuted_keys) {
+      return {};
+    }
     const char* key = change == GgufChange::permuted_queries
                           ? "num_attention_heads"
                           : "num_key_value_heads";
@@ -226,20 +251,17 @@ class Converter {
     return source;
   }
 
-  void add(const GgufParts::Entry& entry) {
+  bool becomes_matrix(const GgufParts::Entry& entry) const {
+    const GgufTensor& tensor = *entry.tensor;
+    return tensor.shape.size() >= 2 && is_quantized(tensor) &&
+           target_of(tensor.name)->suffix == "weight";
+  }
+
+  void add_values(const GgufParts::Entry& entry) {
     const GgufTensor& tensor = *entry.tensor;
     Target target = *target_of(tensor.name);
-    std::vector<int> rows;
-    if (target.change == GgufChange::permuted_queries ||
-        target.change == GgufChange::permuted_keys) {
-      rows = source_rows(entry, target.change);
-    }
+    const std::vector<int> rows = source_rows(entry);
     std::string name = target.module + "." + std::string(target.suffix);
-    if (tensor.shape.size() >= 2 && target.suffix == "weight" &&
-        is_quantized(tensor)) {
-      add_quantized(entry, target.module, rows);
-      return;
-    }
     // A list of one value per row has as many rows as values.
     bool is_list = tensor.shape.size() == 1;
     auto values =
@@ -259,10 +281,8 @@ class Converter {
     checkpoint_.weights.insert_or_assign(name, std::move(values));
   }
 
-  void add_quantized(const GgufParts::Entry& entry,
-                     const std::string& module,
-                     const std::vector<int>& rows) {
-    auto matrix = repack_tensor(*entry.file, *entry.tensor, rows);
+  void add_matrix(const GgufParts::Entry& entry, GgufMatrix matrix) {
+    const std::string module = target_of(entry.tensor->name)->module;
     auto& weights = checkpoint_.weights;
     weights.insert_or_assign(module + ".weight", std::move(matrix.weight));
     weights.insert_or_assign(module + ".scales", std::move(matrix.scales));

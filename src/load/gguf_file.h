@@ -49,6 +49,11 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* find_tensor(std::string_view name) const;
 
+  // The tensor has been read: its pages needn't stay in memory.
+  void let_go_of(const GgufTensor& tensor) const {
+    file_->let_go_of(tensor.data);
+  }
+
   // An Error{format} that names the file.
   Error error(const std::string& what) const { return gguf_error(path_, what); }
 

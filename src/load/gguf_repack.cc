@@ -15,7 +15,8 @@
 namespace mlxlm {
 namespace {
 
-constexpr std::size_t kMinPartElements = 1 << 16;
+// Some milliseconds of work: smaller tensors go side by side.
+constexpr std::size_t kMinPartElements = 1 << 22;
 constexpr int kFittedBits = 8;
 constexpr int kLargestFitted = 255;
 
@@ -83,6 +84,16 @@ mx::Shape with_last(const GgufTensor& tensor, std::size_t last) {
 void pack(const GgufGroup& group, int bits, std::uint32_t* out) {
   if (bits == 8) {
     std::memcpy(out, group.q.data(), group.q.size());
+    return;
+  }
+  if (bits == 4) {
+    for (std::size_t i = 0; i < group.q.size(); i += 8) {
+      std::uint64_t eight;
+      std::memcpy(&eight, group.q.data() + i, sizeof(eight));
+      eight = (eight | eight >> 4) & 0x00ff00ff00ff00ffu;
+      eight = (eight | eight >> 8) & 0x0000ffff0000ffffu;
+      *out++ = static_cast<std::uint32_t>(eight | eight >> 16);
+    }
     return;
   }
   std::uint64_t pending = 0;

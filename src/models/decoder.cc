@@ -174,15 +174,16 @@ std::vector<SplitTensor> Decoder::bind_weights(Checkpoint& checkpoint,
   return weights.take_splits();
 }
 
-// Layer by layer, so that no more than one is held twice.
+// Layer by layer, so that no more than one is held twice; the largest matrix
+// last, when the others' arrays are gone.
 void Decoder::prepare_weights(std::vector<SplitTensor> splits) {
   if (kernels::table().prepare == nullptr) return;
   WeightPreparation prepare(parameters_, std::move(splits));
   auto prepare_one = [&](kernels::Linear& linear) { prepare(linear); };
-  // An embedding that is nothing else is only looked up in.
-  prepare_one(own_head_ ? *own_head_ : embedding_);
   for (auto& layer : layers_) for_each_linear(layer, prepare_one);
   if (draft_head_) draft_head_->for_each_linear(prepare_one);
+  // An embedding that is nothing else is only looked up in.
+  prepare_one(own_head_ ? *own_head_ : embedding_);
 }
 
 std::vector<Parameter> Decoder::parameters() const {

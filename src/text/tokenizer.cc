@@ -190,14 +190,22 @@ class FileTokenizer : public Tokenizer {
 
 }  // namespace
 
+TokenizerParts read_tokenizer(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored)
+             ? read_tokenizer_folder(path)
+             : read_tokenizer_gguf(path);
+}
+
+TokenizerPtr make_tokenizer(TokenizerParts parts,
+                            const TokenizerOptions& options) {
+  return std::make_shared<FileTokenizer>(std::move(parts), options);
+}
+
 TokenizerPtr load_tokenizer(const std::string& name,
                             const TokenizerOptions& options) {
-  std::filesystem::path path = resolve_model(name, options.revision);
-  std::error_code ignored;
-  TokenizerParts parts = std::filesystem::is_directory(path, ignored)
-                             ? read_tokenizer_folder(path)
-                             : read_tokenizer_gguf(path);
-  return std::make_shared<FileTokenizer>(std::move(parts), options);
+  return make_tokenizer(read_tokenizer(resolve_model(name, options.revision)),
+                        options);
 }
 
 }  // namespace mlxlm

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <mlxlm/tokenizer.h>
+
 #include "text/backend.h"
 
 namespace mlxlm {
@@ -28,5 +30,11 @@ TokenizerParts read_tokenizer_folder(const std::filesystem::path& folder);
 
 // The metadata of a GGUF file. Throws Error{file, format, tokenizer}.
 TokenizerParts read_tokenizer_gguf(const std::filesystem::path& path);
+
+// Of a folder or a GGUF file.
+TokenizerParts read_tokenizer(const std::filesystem::path& path);
+
+TokenizerPtr make_tokenizer(TokenizerParts parts,
+                            const TokenizerOptions& options);
 
 }  // namespace mlxlm

@@ -208,6 +208,35 @@ TEST_F(CpuLayer, PreparedWeightsComeBackAsTheyWere) {
   EXPECT_EQ(floating.weight.id(), before.id());
 }
 
+// Scales are packed in the shortest dtype that holds all of a matrix's.
+TEST_F(CpuLayer, ScalesOfAllLengthsComeBackAsTheyWere) {
+  const float halves[] = {0.0f,
+                          -0.0f,
+                          65504.0f,
+                          -0.1f,
+                          0x1p-14f,
+                          0x1p-24f,
+                          0x3ffp-24f,
+                          -0x1.ffcp-15f};
+  for (float odd : {1.0f, 0x1p-25f, 0x1.004p-15f, 65536.0f, 1e-30f, 1.001f}) {
+    auto scales = mx::astype(
+        mx::astype(mx::array(std::begin(halves), {8, 1}), mx::float16),
+        mx::float32);
+    auto zeros = mx::multiply(mx::ones({8, 1}), mx::array(odd));
+    Linear linear = quantized(8, 32, 4, 32);
+    linear.scales = scales;
+    linear.zeros = zeros;
+    cpu_.prepare(linear);
+    for (auto [before, after] :
+         {std::pair(scales, *linear.scales), std::pair(zeros, *linear.zeros)}) {
+      EXPECT_TRUE(mx::array_equal(mx::view(before, mx::uint32),
+                                  mx::view(after, mx::uint32))
+                      .item<bool>())
+          << odd;
+    }
+  }
+}
+
 TEST_F(CpuLayer, RowsOfPreparedTables) {
   auto tokens = mx::array({3, 0, 18, 3}, {2, 2});
   for (int bits : {3, 4, 8}) {

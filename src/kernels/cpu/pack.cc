@@ -1,6 +1,7 @@
 #include "kernels/cpu/pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +20,9 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 
 mx::array row_contiguous(const mx::array& x) {
+  if (x.status() == mx::array::Status::available && x.flags().row_contiguous) {
+    return x;
+  }
   auto y = mx::contiguous(x);
   y.eval();
   return y;
@@ -67,37 +71,55 @@ struct Source {
   int bits = 0;  // 0: floats
 };
 
-bool fits_half(const mx::array& x) {
-  auto back = mx::astype(mx::astype(x, mx::float16), mx::float32);
-  return mx::all(mx::equal(back, x)).item<bool>();
+// Numbers are float32's bits. Whether they are float16 or bfloat16 ones as
+// well.
+bool is_half(std::uint32_t number) {
+  const std::uint32_t magnitude = number & 0x7fffffffu;
+  if (magnitude == 0) return true;
+  const std::uint32_t exponent = magnitude >> 23;
+  if (exponent >= 113) return exponent <= 142 && (number & 0x1fffu) == 0;
+  // Float16's smallest numbers are multiples of 2^-24.
+  return exponent >= 103 && (magnitude & ((1u << (126 - exponent)) - 1)) == 0;
 }
 
-bool fits_bfloat(const mx::array& x) {
-  auto back = mx::astype(mx::astype(x, mx::bfloat16), mx::float32);
-  return mx::all(mx::equal(back, x)).item<bool>();
+bool is_bfloat(std::uint32_t number) { return (number & 0xffffu) == 0; }
+
+std::uint16_t half_of(std::uint32_t number) {
+  const std::uint32_t magnitude = number & 0x7fffffffu;
+  const std::uint32_t exponent = magnitude >> 23;
+  std::uint32_t bits = 0;
+  if (exponent >= 113) {
+    bits = (magnitude - (112u << 23)) >> 13;
+  } else if (magnitude != 0) {
+    bits = ((magnitude & 0x7fffffu) | 0x800000u) >> (126 - exponent);
+  }
+  return static_cast<std::uint16_t>((number >> 16 & 0x8000u) | bits);
 }
 
-// The shortest dtype that holds all values exactly.
+constexpr std::size_t kNumbersAtOnce = 1 << 16;
+
+bool all_are(bool (*test)(std::uint32_t), const mx::array& x) {
+  const auto* numbers = x.data<std::uint32_t>();
+  std::atomic<bool> all = true;
+  const std::size_t parts = (x.size() + kNumbersAtOnce - 1) / kNumbersAtOnce;
+  parallel_for(static_cast<int>(parts), [&](int i) {
+    const auto* begin = numbers + i * kNumbersAtOnce;
+    const auto* end = std::min(begin + kNumbersAtOnce, numbers + x.size());
+    if (all && !std::all_of(begin, end, test)) all = false;
+  });
+  return all;
+}
+
+// The shortest dtype that holds all values exactly, of arrays in float32.
 mx::Dtype shortest_dtype(const std::vector<mx::array>& arrays) {
-  auto all = [&](auto&& test) {
-    return std::all_of(arrays.begin(), arrays.end(), test);
+  auto all = [&](bool (*test)(std::uint32_t)) {
+    return std::all_of(arrays.begin(), arrays.end(), [&](const mx::array& x) {
+      return all_are(test, x);
+    });
   };
-  for (mx::Dtype dtype : {mx::float16, mx::bfloat16}) {
-    if (all([&](const mx::array& a) { return a.dtype() == dtype; })) {
-      return dtype;
-    }
-  }
-  if (all([](const mx::array& a) {
-        return fits_half(mx::astype(a, mx::float32));
-      })) {
-    return mx::float16;
-  }
-  if (all([](const mx::array& a) {
-        return fits_bfloat(mx::astype(a, mx::float32));
-      })) {
-    return mx::bfloat16;
-  }
-  return mx::float32;
+  return all(is_half)     ? mx::float16
+         : all(is_bfloat) ? mx::bfloat16
+                          : mx::float32;
 }
 
 ScaleFormat scale_format_of(mx::Dtype dtype) {
@@ -118,11 +140,19 @@ struct Plan {
 };
 
 Plan plan_affine(const Linear& l) {
-  auto dtype = shortest_dtype({*l.scales, *l.zeros});
-  Source source{row_contiguous(l.weight),
-                row_contiguous(mx::astype(*l.scales, dtype)),
-                row_contiguous(mx::astype(*l.zeros, dtype)),
-                l.bits};
+  auto scales = *l.scales;
+  auto zeros = *l.zeros;
+  auto dtype = scales.dtype();
+  const bool short_ones = dtype == mx::float16 || dtype == mx::bfloat16;
+  if (!short_ones || zeros.dtype() != dtype) {
+    scales = mx::astype(scales, mx::float32);
+    zeros = mx::astype(zeros, mx::float32);
+  }
+  mx::eval(l.weight, scales, zeros);
+  scales = row_contiguous(scales);
+  zeros = row_contiguous(zeros);
+  if (scales.dtype() == mx::float32) dtype = shortest_dtype({scales, zeros});
+  Source source{row_contiguous(l.weight), scales, zeros, l.bits};
   PanelMatrix shape;
   shape.num_rows = l.weight.shape(-2);
   shape.group_size = l.group_size;
@@ -166,7 +196,7 @@ Plan make_plan(const Linear& l) {
     auto factor = mx::divide(*l.global_scale, mx::array(448.0f * 6.0f));
     values = mx::multiply(values, mx::reshape(factor, {-1, 1, 1}));
   }
-  values.eval();
+  values = row_contiguous(values);
   return plan_floats(mx::astype(values, shortest_dtype({values})));
 }
 
@@ -181,29 +211,72 @@ std::uint32_t element_at(const std::byte* row, int bits, int c) {
   return value >> (bit % 8) & ((1u << bits) - 1);
 }
 
+// A row's scales or zeros, `step` bytes apart. They come in the panel's format
+// or in float32.
 void fill_scales(const PanelMatrix& m,
-                 const mx::array& scales,
-                 std::size_t first_row,
-                 int rows,
-                 int group,
+                 const mx::array& from,
+                 std::size_t row,
+                 std::size_t step,
                  std::byte* out) {
   const std::size_t size = scale_bytes(m.scale_format);
   const std::size_t groups = m.num_columns / m.group_size;
-  for (int r = 0; r < rows; ++r) {
-    std::memcpy(out + r * size,
-                bytes_of(scales) + ((first_row + r) * groups + group) * size,
-                size);
+  const std::byte* numbers = bytes_of(from) + row * groups * from.itemsize();
+  for (std::size_t g = 0; g < groups; ++g, out += step) {
+    if (from.itemsize() == size) {
+      std::memcpy(out, numbers + g * size, size);
+      continue;
+    }
+    std::uint32_t number;
+    std::memcpy(&number, numbers + g * sizeof(number), sizeof(number));
+    const std::uint16_t shorter =
+        m.scale_format == ScaleFormat::f16
+            ? half_of(number)
+            : static_cast<std::uint16_t>(number >> 16);
+    std::memcpy(out, &shorter, sizeof(shorter));
   }
 }
 
-// Eight elements of 4 bits, or four of 8, from MLX's order to ours.
-std::uint32_t reordered(int bits, std::uint32_t word) {
-  if (bits == 8) return word;
-  auto spread = [](std::uint32_t four) {
-    four = (four | four << 8) & 0x00ff00ffu;
-    return (four | four << 4) & 0x0f0f0f0fu;
+// Two words of eight elements of 4 bits, from MLX's order to ours.
+std::uint64_t reordered(std::uint64_t words) {
+  auto spread = [](std::uint64_t four) {
+    four = (four | four << 8) & 0x00ff00ff00ff00ffu;
+    return (four | four << 4) & 0x0f0f0f0f0f0f0f0fu;
   };
-  return spread(word & 0xffffu) | spread(word >> 16) << 4;
+  constexpr std::uint64_t kLow = 0x0000ffff0000ffffu;
+  return spread(words & kLow) | spread(words >> 16 & kLow) << 4;
+}
+
+// A row's elements in words of the panel's format.
+void read_words(const PanelMatrix& m,
+                int source_bits,
+                const std::byte* row,
+                std::vector<std::uint32_t>& words) {
+  const int bits = storage_bits(m.format);
+  const std::size_t size = words.size() * sizeof(words[0]);
+  if (bits == source_bits && bits == 8) {
+    std::memcpy(words.data(), row, size);
+    return;
+  }
+  if (bits == source_bits && bits == 4) {
+    auto* out = reinterpret_cast<std::byte*>(words.data());
+    for (std::size_t i = 0; i < size; i += 8) {
+      std::uint64_t two = 0;
+      const std::size_t count = std::min<std::size_t>(size - i, 8);
+      std::memcpy(&two, row + i, count);
+      two = reordered(two);
+      std::memcpy(out + i, &two, count);
+    }
+    return;
+  }
+  const int per_word = 32 / bits;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    words[i] = 0;
+    for (int e = 0; e < per_word; ++e) {
+      const int c = static_cast<int>(i) * per_word + e;
+      words[i] |= element_at(row, source_bits, c)
+                  << (element_bit(bits, e) + bits - source_bits);
+    }
+  }
 }
 
 // Panel `panel` of the expert whose first row in the source is `base_row`.
@@ -213,34 +286,24 @@ void fill_integer_panel(const PanelMatrix& m,
                         int panel,
                         std::byte* out) {
   const int rows = std::min(kPanelRows, m.num_rows - panel * kPanelRows);
-  const std::size_t first_row = base_row + panel * kPanelRows;
-  const int bits = storage_bits(m.format);
-  const int per_word = 32 / bits;
-  const int spare = bits - source.bits;
+  const int per_word = 32 / storage_bits(m.format);
+  const std::size_t size = scale_bytes(m.scale_format);
+  const int group_words = m.group_size / per_word;
+  const std::size_t step = kPanelRows * (2 * size + group_words * 4);
   const std::size_t row_bytes =
       static_cast<std::size_t>(m.num_columns) * source.bits / 8;
-  const std::size_t scales_size = kPanelRows * scale_bytes(m.scale_format);
-  for (int c = 0; c < m.num_columns;) {
-    const int group = c / m.group_size;
-    fill_scales(m, *source.scales, first_row, rows, group, out);
-    fill_scales(m, *source.zeros, first_row, rows, group, out + scales_size);
-    out += 2 * scales_size;
-    for (int end = c + m.group_size; c < end; c += per_word) {
-      for (int r = 0; r < rows; ++r) {
-        const std::byte* row =
-            bytes_of(source.weight) + (first_row + r) * row_bytes;
-        std::uint32_t word = 0;
-        if (bits >= 4 && spare == 0) {
-          std::memcpy(&word, row + c * bits / 8, 4);
-          word = reordered(bits, word);
-        }
-        for (int e = 0; e < per_word && (bits < 4 || spare != 0); ++e) {
-          word |= element_at(row, source.bits, c + e)
-                  << (element_bit(bits, e) + spare);
-        }
-        std::memcpy(out + r * 4, &word, 4);
+  std::vector<std::uint32_t> words(m.num_columns / per_word);
+  for (int r = 0; r < rows; ++r) {
+    const std::size_t row = base_row + panel * kPanelRows + r;
+    fill_scales(m, *source.scales, row, step, out + r * size);
+    fill_scales(m, *source.zeros, row, step, out + (kPanelRows + r) * size);
+    read_words(
+        m, source.bits, bytes_of(source.weight) + row * row_bytes, words);
+    std::byte* to = out + 2 * kPanelRows * size + r * 4;
+    for (std::size_t i = 0; i < words.size(); i += group_words, to += step) {
+      for (int w = 0; w < group_words; ++w) {
+        std::memcpy(to + w * kPanelRows * 4, &words[i + w], 4);
       }
-      out += kPanelRows * 4;
     }
   }
 }
@@ -279,16 +342,13 @@ std::shared_ptr<const PackedLinear> PackedLinear::make(const Linear& linear) {
   result->restorable_ = !linear.quantized() || plan.source.bits > 0;
   result->storage_.emplace(result->num_bytes_);
   std::byte* storage = result->storage_->data();
-  std::memset(storage, 0, result->num_bytes_);
   parallel_for(experts * panels, [&](int i) {
     const std::size_t base_row =
         static_cast<std::size_t>(i / panels) * shape.num_rows;
+    std::byte* out = storage + i * shape.panel_bytes;
+    std::memset(out, 0, shape.panel_bytes);  // rows that there aren't
     auto fill = plan.source.bits > 0 ? fill_integer_panel : fill_float_panel;
-    fill(shape,
-         plan.source,
-         base_row,
-         i % panels,
-         storage + i * shape.panel_bytes);
+    fill(shape, plan.source, base_row, i % panels, out);
   });
   for (int e = 0; e < experts; ++e) {
     shape.data = storage + e * matrix_bytes;

@@ -6,6 +6,9 @@
 
 #include <mlx/allocator.h>
 #include <sys/mman.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace mlxlm::kernels::cpu {
 namespace {
@@ -15,6 +18,8 @@ constexpr std::size_t kAlignment = 64;  // a cache line
 // Blocks grow, so that small models take little and large ones have few.
 constexpr std::size_t kFirstBlockBytes = std::size_t{256} << 10;
 constexpr std::size_t kLargestBlockBytes = std::size_t{32} << 20;
+
+constexpr std::size_t kBytesPerReturn = std::size_t{8} << 20;
 
 std::uintptr_t rounded_up(std::uintptr_t value, std::size_t to) {
   return (value + to - 1) / to * to;
@@ -34,6 +39,14 @@ void ask_for_large_pages(std::byte* begin, std::size_t size) {
 #else
   (void)begin;
   (void)size;
+#endif
+}
+
+// What was packed before has been freed, between arrays still in use: it stays
+// this process's until the allocator is told.
+void return_freed_memory() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
 #endif
 }
 
@@ -66,7 +79,13 @@ struct WeightMemory::Block {
 WeightMemory::WeightMemory(std::size_t size_bytes) {
   static std::mutex mutex;
   static std::weak_ptr<Block> last;  // goes with the last of its pieces
+  static std::size_t handed_out_bytes = 0;
   std::lock_guard lock(mutex);
+  handed_out_bytes += size_bytes;
+  if (handed_out_bytes >= kBytesPerReturn) {
+    handed_out_bytes = 0;
+    return_freed_memory();
+  }
   block_ = last.lock();
   if (block_) data_ = block_->take(size_bytes);
   if (data_ != nullptr) return;
