@@ -9,17 +9,38 @@ namespace mlxlm::kernels::cpu {
 namespace MLXLM_ISA {
 
 typedef std::int8_t Bytes __attribute__((vector_size(kLanes), may_alias));
+typedef std::int16_t HalfShorts
+    __attribute__((vector_size(2 * kLanes), may_alias));
 typedef std::int16_t Shorts __attribute__((vector_size(4 * kLanes), may_alias));
+typedef std::uint16_t UnsignedShorts
+    __attribute__((vector_size(4 * kLanes), may_alias));
+
+// Rows from which integers of 16 bits are multiplied as such, in pairs, instead
+// of byte by byte. Pairs cost half as many products, but twice the work of
+// taking weights apart, which only many rows make up for where a product takes
+// four bytes.
+#if defined(__AVX512VNNI__)
+inline constexpr int kLeastPairRows = 8;
+#else
+inline constexpr int kLeastPairRows = 1;
+#endif
+
+static constexpr bool has_pairs(int tile_rows, int planes) {
+  return planes == 2 && tile_rows >= kLeastPairRows;
+}
 
 // sum[i] + the products of the four bytes of weights[i] (unsigned) with the
-// four of x (signed).
-static inline Ints add_byte_products(Ints sum, Words weights, std::uint32_t x) {
+// four of *x (signed). Assembly for what compilers don't do: they load and
+// repeat *x by an instruction of its own.
+static inline Ints add_byte_products(Ints sum,
+                                     Words weights,
+                                     const std::uint32_t* x) {
 #if defined(__AVX512VNNI__)
-  return (Ints)_mm512_dpbusd_epi32(
-      (__m512i)sum, (__m512i)weights, _mm512_set1_epi32(static_cast<int>(x)));
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+  return sum;
 #elif defined(__AVX2__)
   // As pairs of 16 bits, even bytes and odd ones: these sums can't overflow.
-  const Shorts both = (Shorts)(Words{} + x);
+  const Shorts both = (Shorts)(Words{} + *x);
   const Shorts x_even = (both << 8) >> 8;
   const Shorts x_odd = both >> 8;
   const Words even = weights & 0x00ff00ffu;
@@ -33,12 +54,47 @@ static inline Ints add_byte_products(Ints sum, Words weights, std::uint32_t x) {
 #endif
 #else
   for (int shift = 0; shift < 32; shift += 8) {
-    const auto byte = static_cast<std::int8_t>(x >> shift);
+    const auto byte = static_cast<std::int8_t>(*x >> shift);
     sum += (Ints)((weights >> shift) & 0xffu) * static_cast<int>(byte);
   }
   return sum;
 #endif
 }
+
+// sum[i] + the products of the two 16-bit numbers of weights[i] with the two of
+// *x (signed).
+static inline Ints add_pair_products(Ints sum,
+                                     Words weights,
+                                     const std::uint32_t* x) {
+#if defined(__AVX512VNNI__)
+  asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+  return sum;
+#elif defined(__AVX512BW__)
+  return sum +
+         (Ints)_mm512_madd_epi16((__m512i)weights, (__m512i)(Words{} + *x));
+#elif defined(__AVX2__)
+  return sum +
+         (Ints)_mm256_madd_epi16((__m256i)weights, (__m256i)(Words{} + *x));
+#else
+  const int low = static_cast<std::int16_t>(*x);
+  const int high = static_cast<std::int16_t>(*x >> 16);
+  return sum + (Ints)(weights & 0xffffu) * low + (Ints)(weights >> 16) * high;
+#endif
+}
+
+// The elements of kBits bits that begin at bit kShift of each half of a word.
+template <int kBits, int kShift>
+static inline Words pairs_at(Words words) {
+  if constexpr (kShift + kBits == 16) {
+    return (Words)((UnsignedShorts)words >> kShift);
+  } else {
+    constexpr std::uint32_t kMask = ((1u << kBits) - 1) * 0x00010001u;
+    return (words >> kShift) & kMask;
+  }
+}
+
+// Sums and totals of the largest tile fit the registers.
+inline constexpr int kMaxIntegerRows = kLanes == 16 ? 8 : 4;
 
 template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_part(const PanelMatrix& w,
@@ -49,8 +105,10 @@ static void integer_part(const PanelMatrix& w,
   using E = Element<kFormat>;
   constexpr int kSteps = 8 / E::kBits;  // vectors of bytes in one of words
   constexpr std::uint32_t kMask = ((1u << E::kBits) - 1) * 0x01010101u;
+  constexpr int kWordsAtOnce = 32 / E::kPerWord;
+  constexpr bool kPairs = has_pairs(kRows, kPlanes);
   // Enough independent sums to hide the latency.
-  constexpr int kChains = kRows == 1 ? kSteps : 1;
+  constexpr int kChains = kRows > 1 ? 1 : kPairs ? 2 : kSteps;
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
   // The elements lie at the top of their places.
   const float unit = 1.0f / static_cast<float>(1 << (E::kBits - w.bits));
@@ -66,31 +124,48 @@ static void integer_part(const PanelMatrix& w,
         w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
     prefetch(p + kAheadBytes);
     p += 2 * kPanelRows * scale_bytes;
-    Ints high[kRows][kChains] = {};  // the only plane, or the first of two
+    Ints sum[kRows][kChains] = {};  // of pairs, the only plane, or the high one
     Ints low[kRows][kChains] = {};
-    for (int i = 0; i < words_per_group; ++i) {
+    auto add_words = [&]() __attribute__((always_inline)) {
       const Words words = load_words(p + part * kLanes * 4);
       prefetch(p + kAheadBytes);
       p += kPanelRows * 4;
       unroll<kSteps>([&]<int e>() {
-        const Words bytes =
-            kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
-        unroll<kRows>([&]<int m>() {
-          constexpr int c = e % kChains;
-          high[m][c] = add_byte_products(high[m][c], bytes, quad[m]);
-          if constexpr (kPlanes == 2) {
-            low[m][c] = add_byte_products(low[m][c], bytes, quad[plane + m]);
-          }
-        });
-        quad += kRows;
+        if constexpr (kPairs) {
+          unroll<2>([&]<int half>() {
+            const Words pairs =
+                pairs_at<E::kBits, half * 8 + e * E::kBits>(words);
+            unroll<kRows>([&]<int m>() {
+              auto& to = sum[m][half % kChains];
+              to = add_pair_products(to, pairs, quad + half * kRows + m);
+            });
+          });
+        } else {
+          const Words bytes =
+              kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
+          unroll<kRows>([&]<int m>() {
+            constexpr int c = e % kChains;
+            sum[m][c] = add_byte_products(sum[m][c], bytes, quad + m);
+            if constexpr (kPlanes == 2) {
+              low[m][c] = add_byte_products(low[m][c], bytes, quad + plane + m);
+            }
+          });
+        }
+        quad += kPairs ? 2 * kRows : kRows;
       });
+    };
+    int i = 0;
+    for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
+      unroll<kWordsAtOnce>([&]<int>() { add_words(); });
     }
+    for (; i < words_per_group; ++i) add_words();
     unroll<kRows>([&]<int m>() {
       unroll<kChains - 1>([&]<int c>() {
-        high[m][0] += high[m][c + 1];
+        sum[m][0] += sum[m][c + 1];
         low[m][0] += low[m][c + 1];
       });
-      const Ints n = kPlanes == 2 ? (high[m][0] << 8) + low[m][0] : high[m][0];
+      const Ints n =
+          kPlanes == 2 && !kPairs ? (sum[m][0] << 8) + low[m][0] : sum[m][0];
       total[m] = multiply_add(__builtin_convertvector(n, Floats),
                               scale * x.steps[g * kRows + m],
                               total[m]);
@@ -116,11 +191,8 @@ static void integer_tile(const PanelMatrix& w,
   }
 }
 
-// Sums and totals of the largest tile fit the registers.
-inline constexpr int kMaxIntegerRows = kLanes == 16 ? 8 : 2;
-
 static int integer_tile_rows(int num_rows) {
-  for (int rows = 1; rows <= 4; rows *= 2) {
+  for (int rows = 1; rows < kMaxIntegerRows; rows *= 2) {
     if (num_rows <= rows) return rows;
   }
   return kMaxIntegerRows;
@@ -185,6 +257,21 @@ static float round_group(const float* x,
     const Floats whole = (load(x + c) * inverse + rounding) - rounding;
     sum += whole;
     const Ints n = __builtin_convertvector(whole, Ints);
+    if (has_pairs(tile_rows, planes)) {
+      const HalfShorts shorts = __builtin_convertvector(n, HalfShorts);
+      std::uint64_t fours[kQuads];
+      std::memcpy(fours, &shorts, sizeof(fours));
+      std::uint32_t* to =
+          quads + static_cast<std::size_t>(c / 2) * tile_rows + m;
+      for (std::uint64_t four : fours) {
+        // Columns 0 and 2, then 1 and 3.
+        *to = (four & 0xffffu) | (four >> 16 & 0xffff0000u);
+        to += tile_rows;
+        *to = (four >> 16 & 0xffffu) | (four >> 32 & 0xffff0000u);
+        to += tile_rows;
+      }
+      continue;
+    }
     auto put = [&](Ints values, std::uint32_t* to) {
       const Bytes bytes = __builtin_convertvector(values, Bytes);
       std::uint32_t four[kQuads];

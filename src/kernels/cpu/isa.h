@@ -39,13 +39,15 @@ struct PanelMatrix {
 constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
 
 // Rows of activations as integers: x ~ step * n with a step per row and group
-// of columns. n has 16 bits, n = 256 * high + low with signed bytes, in a plane
-// of high bytes and one of low bytes, or 8 bits in one plane.
+// of columns. n has 8 bits, in one plane, or 16 bits: n = 256 * high + low with
+// signed bytes, in a plane of high bytes and one of low bytes, or, where that
+// is faster, whole: of four columns 0 and 2 in a word, and 1 and 3 in the next.
 struct IntegerTile {
-  const std::uint32_t* quads;  // [planes, num_columns / 4, rows]: four columns
-  const float* steps;          // [groups, rows]
-  const float* sums;           // [groups, rows]: of step * n
-  int rows = 0;                // as integer_tile_rows() has them
+  // [planes, num_columns / 4, rows], or [num_columns / 4, 2, rows] if whole
+  const std::uint32_t* quads;
+  const float* steps;  // [groups, rows]
+  const float* sums;   // [groups, rows]: of step * n
+  int rows = 0;        // as integer_tile_rows() has them
   int planes = 2;
 };
 
