@@ -30,8 +30,28 @@ using Weights = std::shared_ptr<const PackedLinear>;
 
 // Rows from which element by element work is spread over the threads.
 constexpr int kManyRows = 8;
-// Tokens that finish_layer() takes through the MLP at a time.
+// Tokens that an operation takes through all its steps at a time.
 constexpr int kRowsAtATime = 512;
+// The same where a thread does all steps of its rows: then what one step makes
+// is in the thread's own cache when the next one reads it.
+constexpr int kBlockRows = 64;
+// Weights that each block may read anew: more would cost more than they save.
+constexpr std::size_t kMostBlockWeightBytes = std::size_t{8} << 20;
+
+// Calls task(first, count) for runs of rows.
+template <class Task>
+void for_blocks(int num_rows, std::size_t weight_bytes, const Task& task) {
+  const int blocks = (num_rows + kBlockRows - 1) / kBlockRows;
+  if (weight_bytes <= kMostBlockWeightBytes && blocks >= 3 * num_threads()) {
+    parallel_for(blocks, [&](int i) {
+      task(i * kBlockRows, std::min(kBlockRows, num_rows - i * kBlockRows));
+    });
+    return;
+  }
+  for (int first = 0; first < num_rows; first += kRowsAtATime) {
+    task(first, std::min(kRowsAtATime, num_rows - first));
+  }
+}
 
 // Calls task(row) for each row, over the threads where there are many.
 template <class Task>
@@ -51,37 +71,40 @@ struct BoundHead {
   std::shared_ptr<const RopeTable> rope;
 };
 
-void run_norm_heads(const std::optional<BoundNorm>& norm,
-                    const std::vector<BoundHead>& heads,
-                    std::span<const mx::array> in,
-                    std::span<mx::array> out) {
-  Rows rows(in[0]);
-  const int batch = in[0].shape(0);
-  const int tokens = in[0].shape(1);
-  const int num_rows = batch * tokens;
+// Rows [first, first + count) of x [B * L, D] through norm, projections, ropes.
+void norm_heads_of(const std::optional<BoundNorm>& norm,
+                   const std::vector<BoundHead>& heads,
+                   std::span<const mx::array> in,
+                   const float* x,
+                   int first,
+                   int count,
+                   std::span<mx::array> out) {
   const int size = in[0].shape(2);
-  const float* x = rows.data();
+  const int tokens = in[0].shape(1);
+  x += static_cast<std::size_t>(first) * size;
   if (norm) {
-    float* normed =
-        scratch<NormedTag>(static_cast<std::size_t>(num_rows) * size);
-    norm->apply(in, x, num_rows, size, normed);
+    float* normed = scratch<NormedTag>(static_cast<std::size_t>(count) * size);
+    norm->apply(in, x, count, size, normed);
     x = normed;
   }
   // One token's heads lie in the output's order already.
   const bool in_place = tokens == 1;
+  auto floats_of = [&](const BoundHead& head) {
+    return static_cast<std::size_t>(count) * head.weights->matrix().num_rows;
+  };
   std::size_t floats = 0;
-  if (!in_place) {
-    for (const auto& each : out) floats += each.size();
-  }
+  for (const auto& head : heads) floats += in_place ? 0 : floats_of(head);
   float* y = scratch<HeadsTag>(floats);
   std::vector<Product> products;
   for (std::size_t i = 0; i < heads.size(); ++i) {
-    products.push_back({&heads[i].weights->matrix(),
-                        heads[i].weights->bias(),
-                        in_place ? out[i].data<float>() : y});
-    if (!in_place) y += out[i].size();
+    const PanelMatrix& matrix = heads[i].weights->matrix();
+    float* to = in_place ? out[i].data<float>() +
+                               static_cast<std::size_t>(first) * matrix.num_rows
+                         : y;
+    products.push_back({&matrix, heads[i].weights->bias(), to});
+    if (!in_place) y += floats_of(heads[i]);
   }
-  project(x, num_rows, size, products);
+  project(x, count, size, products);
   for (std::size_t i = 0; i < heads.size(); ++i) {
     const auto& head = heads[i];
     const int head_size = out[i].shape(3);
@@ -89,11 +112,12 @@ void run_norm_heads(const std::optional<BoundNorm>& norm,
     if (head.norm) {
       const int width =
           head.over_all_heads ? head.num_heads * head_size : head_size;
-      head.norm->apply(in, z, out[i].size() / width, width, z);
+      head.norm->apply(in, z, floats_of(head) / width, width, z);
     }
     if (!in_place || head.rope) {
       turn(z,
-           batch,
+           first,
+           count,
            tokens,
            head.num_heads,
            head_size,
@@ -101,6 +125,18 @@ void run_norm_heads(const std::optional<BoundNorm>& norm,
            out[i].data<float>());
     }
   }
+}
+
+void run_norm_heads(const std::optional<BoundNorm>& norm,
+                    const std::vector<BoundHead>& heads,
+                    std::span<const mx::array> in,
+                    std::span<mx::array> out) {
+  Rows rows(in[0]);
+  std::size_t bytes = 0;
+  for (const auto& head : heads) bytes += head.weights->nbytes();
+  for_blocks(in[0].shape(0) * in[0].shape(1), bytes, [&](int first, int count) {
+    norm_heads_of(norm, heads, in, rows.data(), first, count, out);
+  });
 }
 
 // heads [B, H, L, D], of which tokens [first, first + count) of all B * L,
@@ -148,62 +184,69 @@ void finish_row(const std::optional<BoundNorm>& norm,
   isa_kernels().scale_add(residual, size, scale, y);
 }
 
-void run_finish_layer(const BoundEnd& end,
-                      std::span<const mx::array> in,
-                      mx::array& out) {
-  const mx::array& heads = in[0];
-  Rows rows(in[1]);
+// Rows [first, first + count) of x [B * L, D] and their heads.
+void finish_rows(const BoundEnd& end,
+                 std::span<const mx::array> in,
+                 const float* all_x,
+                 int first,
+                 int count,
+                 float* all_y) {
   const int width = end.out->matrix().num_rows;
   const int hidden = end.up->matrix().num_rows;
   const int heads_width = end.out->matrix().num_columns;
-  const int total = heads.shape(0) * heads.shape(2);
-  const int most = std::min(total, kRowsAtATime);
-  float* middle = scratch<MiddleTag>(static_cast<std::size_t>(most) * width);
-  float* normed = scratch<NormedTag>(static_cast<std::size_t>(most) * width);
-  float* gate = scratch<GateTag>(static_cast<std::size_t>(most) * hidden);
-  float* up = end.gate ? scratch<UpTag>(static_cast<std::size_t>(most) * hidden)
-                       : nullptr;
-  for (int first = 0; first < total; first += most) {
-    const int count = std::min(most, total - first);
-    const float* x = rows.data() + static_cast<std::size_t>(first) * width;
-    float* y = out.data<float>() + static_cast<std::size_t>(first) * width;
-    auto at = [&](auto* p, int row) {
-      return p + static_cast<std::size_t>(row) * width;
-    };
+  auto at = [&](auto* p, int row) {
+    return p + static_cast<std::size_t>(row) * width;
+  };
+  const float* x = at(all_x, first);
+  float* y = at(all_y, first);
+  const std::size_t wide = static_cast<std::size_t>(count) * hidden;
+  float* middle = scratch<MiddleTag>(static_cast<std::size_t>(count) * width);
+  float* normed = scratch<NormedTag>(static_cast<std::size_t>(count) * width);
+  float* gate = scratch<GateTag>(wide);
+  float* up = end.gate ? scratch<UpTag>(wide) : nullptr;
 
-    const Product output{&end.out->matrix(), end.out->bias(), middle};
-    project(
-        gather_heads(heads, first, count), count, heads_width, {&output, 1});
-    for_rows(count, [&](int row) {
-      float* h = at(middle, row);
-      finish_row(end.out_norm, in, end.scale, at(x, row), width, h);
-      if (end.mlp_norm) {
-        end.mlp_norm->apply(in, h, 1, width, at(normed, row));
-      }
-    });
-
-    Product products[2] = {{&end.up->matrix(), end.up->bias(), gate}};
-    if (end.gate) {
-      products[1] = {&end.up->matrix(), end.up->bias(), up};
-      products[0] = {&end.gate->matrix(), end.gate->bias(), gate};
+  const Product output{&end.out->matrix(), end.out->bias(), middle};
+  project(gather_heads(in[0], first, count), count, heads_width, {&output, 1});
+  for_rows(count, [&](int row) {
+    float* h = at(middle, row);
+    finish_row(end.out_norm, in, end.scale, at(x, row), width, h);
+    if (end.mlp_norm) {
+      end.mlp_norm->apply(in, h, 1, width, at(normed, row));
     }
-    project(end.mlp_norm ? normed : middle,
-            count,
-            width,
-            {products, end.gate ? 2u : 1u});
-    for_rows(count, [&](int row) {
-      const std::size_t i = static_cast<std::size_t>(row) * hidden;
-      isa_kernels().gate(
-          gate + i, up != nullptr ? up + i : nullptr, hidden, end.function);
-    });
+  });
 
-    const Product down{&end.down->matrix(), end.down->bias(), y};
-    project(gate, count, hidden, {&down, 1});
-    for_rows(count, [&](int row) {
-      finish_row(
-          end.down_norm, in, end.scale, at(middle, row), width, at(y, row));
-    });
+  Product products[2] = {{&end.up->matrix(), end.up->bias(), gate}};
+  if (end.gate) {
+    products[1] = {&end.up->matrix(), end.up->bias(), up};
+    products[0] = {&end.gate->matrix(), end.gate->bias(), gate};
   }
+  project(end.mlp_norm ? normed : middle,
+          count,
+          width,
+          {products, end.gate ? 2u : 1u});
+  for_rows(count, [&](int row) {
+    const std::size_t i = static_cast<std::size_t>(row) * hidden;
+    isa_kernels().gate(
+        gate + i, up != nullptr ? up + i : nullptr, hidden, end.function);
+  });
+
+  const Product down{&end.down->matrix(), end.down->bias(), y};
+  project(gate, count, hidden, {&down, 1});
+  for_rows(count, [&](int row) {
+    finish_row(
+        end.down_norm, in, end.scale, at(middle, row), width, at(y, row));
+  });
+}
+
+void run_finish_layer(const BoundEnd& end,
+                      std::span<const mx::array> in,
+                      mx::array& out) {
+  Rows rows(in[1]);
+  std::size_t bytes = end.out->nbytes() + end.up->nbytes() + end.down->nbytes();
+  if (end.gate) bytes += end.gate->nbytes();
+  for_blocks(in[0].shape(0) * in[0].shape(2), bytes, [&](int first, int count) {
+    finish_rows(end, in, rows.data(), first, count, out.data<float>());
+  });
 }
 
 }  // namespace

@@ -102,16 +102,19 @@ std::shared_ptr<const RopeTable> rope_table(const Rope* wanted,
 }
 
 void turn(const float* x,
-          int batch,
+          int first,
+          int count,
           int tokens,
           int num_heads,
           int head_size,
           const RopeTable* rope,
           float* y) {
   const std::size_t head_stride = static_cast<std::size_t>(tokens) * head_size;
-  auto one = [&](int i) {
+  auto one = [&](int row) {
+    const int i = first + row;
     const int token = i % tokens;
-    const float* from = x + static_cast<std::size_t>(i) * num_heads * head_size;
+    const float* from =
+        x + static_cast<std::size_t>(row) * num_heads * head_size;
     float* to = y + i / tokens * num_heads * head_stride +
                 static_cast<std::size_t>(token) * head_size;
     for (int h = 0; h < num_heads; ++h) {
@@ -123,10 +126,10 @@ void turn(const float* x,
   };
   // Few tokens are done sooner than they are handed out.
   constexpr int kManyTokens = 8;
-  if (batch * tokens < kManyTokens) {
-    for (int i = 0; i < batch * tokens; ++i) one(i);
+  if (count < kManyTokens) {
+    for (int row = 0; row < count; ++row) one(row);
   } else {
-    parallel_for(batch * tokens, one);
+    parallel_for(count, one);
   }
 }
 
@@ -161,7 +164,8 @@ mx::array norm_rope(const mx::array& x,
                      data = normed;
                    }
                    turn(data,
-                        batch,
+                        0,
+                        batch * tokens,
                         tokens,
                         num_heads,
                         head_size,

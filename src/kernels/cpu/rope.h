@@ -25,11 +25,12 @@ std::shared_ptr<const RopeTable> rope_table(const Rope* rope,
                                             const Positions& positions,
                                             int num_tokens);
 
-// Tokens of x [batch, tokens, num_heads * head_size] -> y [batch, num_heads,
-// tokens, head_size], rotated where there is a table. x may be y where there is
-// one token.
+// Rows [first, first + count) of [batch, tokens, num_heads * head_size], which
+// begin at x -> their places in y [batch, num_heads, tokens, head_size], rotated
+// where there is a table. x may be y where there is one token.
 void turn(const float* x,
-          int batch,
+          int first,
+          int count,
           int tokens,
           int num_heads,
           int head_size,

@@ -87,13 +87,13 @@ class Pool {
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   void run(int num_tasks, const std::function<void(int)>& task) {
-    std::lock_guard lock(mutex_);
-    if (workers_.empty() || num_tasks <= 1) {
+    if (in_task || workers_.empty() || num_tasks <= 1) {
       for (int i = 0; i < num_tasks; ++i) {
         task(i);
       }
       return;
     }
+    std::lock_guard lock(mutex_);
     task_ = &task;
     done_.store(0, std::memory_order_relaxed);
     tickets_.store(static_cast<std::uint64_t>(num_tasks) << 32);
@@ -106,6 +106,9 @@ class Pool {
   }
 
  private:
+  // Whether this thread is running a task: calls within it run theirs alone.
+  static thread_local bool in_task;
+
   void take_tasks() {
     while (true) {
       // The number of tasks travels with the ticket, so a late thread can't
@@ -115,7 +118,9 @@ class Pool {
       const auto index = static_cast<std::uint32_t>(ticket);
       const auto count = static_cast<std::uint32_t>(ticket >> 32);
       if (index >= count) return;
+      in_task = true;
       (*task_)(static_cast<int>(index));
+      in_task = false;
       if (done_.fetch_add(1) + 1 == static_cast<int>(count)) {
         done_.notify_one();
       }
@@ -156,6 +161,8 @@ class Pool {
   std::atomic<int> sleeping_{0};
   std::vector<std::thread> workers_;
 };
+
+thread_local bool Pool::in_task = false;
 
 Pool& pool() {
   // Never destroyed: MLX's stream threads may still run kernels while the
