@@ -53,7 +53,9 @@ const Table* find_table(std::string_view name) {
 }
 
 std::unique_ptr<Step> make_step(const StepSpec& spec) {
-  return &table() == &cuda_table() ? make_cuda_step(spec) : nullptr;
+  return &table() == &cuda_table()  ? make_cuda_step(spec)
+         : &table() == &cpu_table() ? make_cpu_step(spec)
+                                    : nullptr;
 }
 
 }  // namespace mlxlm::kernels

@@ -13,6 +13,8 @@ const Table& reference_table();
 
 const Table& cpu_table();
 bool cpu_table_usable();
+// Null where a layer has adapters or a window.
+std::unique_ptr<Step> make_cpu_step(const StepSpec& spec);
 
 const Table& cuda_table();
 bool cuda_table_usable();

@@ -52,6 +52,10 @@ class PackedLinear {
 // layers and those that can't be restored alone.
 void prepare(Linear& linear);
 
+// The row of a token, as mx::take has it: negative ones count from the end. A
+// stray one must not become a stray read and gives zeros.
+void read_token(const PackedLinear& table, int token, float* out);
+
 // Rows of a packed table: tokens [...] -> [..., K] float32.
 mx::array embed(const Linear& table, const mx::array& tokens);
 

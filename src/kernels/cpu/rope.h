@@ -26,8 +26,8 @@ std::shared_ptr<const RopeTable> rope_table(const Rope* rope,
                                             int num_tokens);
 
 // Rows [first, first + count) of [batch, tokens, num_heads * head_size], which
-// begin at x -> their places in y [batch, num_heads, tokens, head_size], rotated
-// where there is a table. x may be y where there is one token.
+// begin at x -> their places in y [batch, num_heads, tokens, head_size],
+// rotated where there is a table. x may be y where there is one token.
 void turn(const float* x,
           int first,
           int count,

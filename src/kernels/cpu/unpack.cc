@@ -207,6 +207,16 @@ void prepare(Linear& linear) {
   if (made->is_restorable()) PackedLinear::restore(std::move(made), linear);
 }
 
+void read_token(const PackedLinear& table, int token, float* out) {
+  const PanelMatrix& m = table.matrix();
+  const int row = token < 0 ? token + m.num_rows : token;
+  if (row >= 0 && row < m.num_rows) {
+    table.read_row(row, out);
+  } else {
+    std::fill(out, out + m.num_columns, 0.0f);
+  }
+}
+
 mx::array embed(const Linear& table, const mx::array& tokens) {
   auto rows = packed(table);
   mx::Shape shape = tokens.shape();
@@ -215,19 +225,11 @@ mx::array embed(const Linear& table, const mx::array& tokens) {
                  {{shape, mx::float32}},
                  {mx::contiguous(mx::astype(tokens, mx::int32))},
                  [rows](auto in, auto out) {
-                   const PanelMatrix& m = rows->matrix();
+                   const int width = rows->matrix().num_columns;
                    const auto* ids = in[0].template data<int>();
                    float* y = out[0].template data<float>();
                    for (std::size_t i = 0; i < in[0].size(); ++i) {
-                     float* row = y + i * m.num_columns;
-                     // As mx::take: negative ones count from the end; a stray
-                     // one must not become a stray read.
-                     const int id = ids[i] < 0 ? ids[i] + m.num_rows : ids[i];
-                     if (id >= 0 && id < m.num_rows) {
-                       rows->read_row(id, row);
-                     } else {
-                       std::fill(row, row + m.num_columns, 0.0f);
-                     }
+                     read_token(*rows, ids[i], y + i * width);
                    }
                  })[0];
 }
