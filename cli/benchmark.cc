@@ -20,6 +20,7 @@
 #include "cli/generation_output.h"
 #include "cli/interrupt.h"
 #include "cli/model_options.h"
+#include "cli/several_ranks.h"
 #include "generate/rate.h"
 
 namespace mlxlm::cli {
@@ -174,6 +175,9 @@ void Benchmark::check() const {
   if (!(arrival_rate_ >= 0 && arrival_rate_ < 1e9)) {
     throw Error(ErrorKind::argument,
                 "--arrival-rate must be a number of requests per second, or 0");
+  }
+  if (batched()) {
+    require_one_rank("a batch", "each would join requests at other times");
   }
   if (pipeline_) {
     throw Error(ErrorKind::unsupported,

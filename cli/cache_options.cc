@@ -11,6 +11,7 @@
 #include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/several_ranks.h"
 #include "core/common_length.h"
 #include "core/json.h"
 
@@ -125,6 +126,8 @@ std::optional<SavedCache> CacheOptions::load_saved(
   if (prompt_cache_file_.empty()) {
     return std::nullopt;
   }
+  require_one_rank("--prompt-cache-file",
+                   "a saved cache has the keys of all heads");
   auto [cache, metadata] = load_prompt_cache(prompt_cache_file_);
   if (cache.empty()) {
     throw Error(ErrorKind::format, prompt_cache_file_ + " holds no cache");

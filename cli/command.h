@@ -20,6 +20,7 @@ Command add_cache_prompt(CLI::App& command);
 Command add_score(CLI::App& command);
 Command add_benchmark(CLI::App& command);
 Command add_info(CLI::App& command);
+Command add_launch(CLI::App& command);
 Command add_models(CLI::App& command);
 
 // A command that is an object: its options, and what runs it.

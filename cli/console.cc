@@ -13,6 +13,7 @@
 #include <mlxlm/error.h>
 
 #include "cli/interrupt.h"
+#include "ranks/ranks.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -23,6 +24,7 @@ constexpr std::string_view kClearLine = "\r\033[K";
 constexpr auto kRedrawInterval = std::chrono::milliseconds(100);
 
 std::atomic<bool> progress_shown{false};
+std::atomic<int> own_rank{0};
 
 // Progress lines come from one thread at a time.
 Clock::time_point last_drawn;
@@ -68,7 +70,7 @@ std::string human_bytes(std::uint64_t bytes) {
 }  // namespace
 
 void print(std::string_view text) {
-  if (text.empty()) {
+  if (text.empty() || own_rank > 0) {
     return;
   }
   clear_progress();
@@ -84,16 +86,25 @@ void print(std::string_view text) {
 }
 
 void print_error(std::string_view message) {
-  print_message("error: ", message);
+  const int rank = own_rank;
+  print_message(rank > 0 ? "rank " + std::to_string(rank) + ": error: "
+                         : std::string("error: "),
+                message);
 }
 
 void print_warning(std::string_view message) {
-  print_message("warning: ", message);
+  if (own_rank == 0) print_message("warning: ", message);
 }
 
-void print_note(std::string_view message) { print_message("note: ", message); }
+void print_note(std::string_view message) {
+  if (own_rank == 0) print_message("note: ", message);
+}
 
-std::string read_standard_input() {
+void speak_as_rank(int rank) { own_rank = rank; }
+
+namespace {
+
+std::string read_to_end() {
   std::string text;
   std::vector<char> block(1 << 16);
   while (true) {
@@ -108,6 +119,14 @@ std::string read_standard_input() {
           std::string("cannot read standard input: ") + std::strerror(errno));
     }
   }
+  return text;
+}
+
+}  // namespace
+
+std::string read_standard_input() {
+  const auto& ranks = Ranks::all();
+  const auto text = ranks.share(ranks.rank() == 0 ? read_to_end() : "");
   std::string lines;
   lines.reserve(text.size());
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -121,7 +140,7 @@ std::string read_standard_input() {
 }
 
 void show_progress(const Progress& progress) {
-  if (!has_terminal()) {
+  if (!has_terminal() || own_rank > 0) {
     return;
   }
   bool ended = progress.total != 0 && progress.done >= progress.total;

@@ -23,7 +23,12 @@ void print_error(std::string_view message);
 void print_warning(std::string_view message);
 void print_note(std::string_view message);
 
-// Standard input as text to its end, with line ends as Python reads them.
+// Of several ranks only rank 0 prints answers, notes and warnings; the others'
+// errors say whose they are.
+void speak_as_rank(int rank);
+
+// Standard input, of several ranks that of rank 0, as text to its end, with
+// line ends as Python reads them.
 std::string read_standard_input();
 
 // Draws or replaces the line of progress, a few times a second; "done" ends

@@ -21,6 +21,7 @@
 #include "cli/model_options.h"
 #include "cli/prompt_options.h"
 #include "cli/sampling_options.h"
+#include "cli/several_ranks.h"
 #include "cli/speculation_options.h"
 
 namespace mlxlm::cli {
@@ -140,6 +141,9 @@ void Generate::check() const {
                 "--image isn't implemented yet: no model here takes images");
   }
   check_max_tokens(max_tokens_);
+  if (deadline_seconds_) {
+    require_one_rank("--deadline", "each would stop at another token");
+  }
   if (top_logprobs_ && !json_) {
     throw UsageError("--top-logprobs needs --json");
   }

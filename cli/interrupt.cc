@@ -19,6 +19,7 @@ enum Reaction { kEnd, kCancel, kNote };
 // Lock-free, as handlers must be.
 std::atomic<int> interrupt_count{0};
 std::atomic<int> reaction{kEnd};
+std::atomic<bool> always_ends{false};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 // Never destroyed: the handler may run on any thread at any time. It is set
@@ -34,7 +35,7 @@ extern "C" void end_at_once(int) {
 }
 
 extern "C" void handle_interrupt(int signal) {
-  if (interrupt_count++ > 0 || reaction == kEnd) {
+  if (interrupt_count++ > 0 || reaction == kEnd || always_ends) {
     end_at_once(signal);
   }
   if (reaction == kCancel) {
@@ -59,6 +60,8 @@ void install_signal_handlers() {
   set_handler(SIGALRM, end_at_once);
   set_handler(SIGPIPE, SIG_IGN);
 }
+
+void always_end_on_interrupt() { always_ends = true; }
 
 bool interrupted() { return interrupt_count > 0; }
 

@@ -13,6 +13,9 @@ class Interrupted {};
 // the write.
 void install_signal_handlers();
 
+// From now on Ctrl-C ends the program at once, whatever it is doing.
+void always_end_on_interrupt();
+
 // Whether Ctrl-C was pressed.
 bool interrupted();
 

@@ -14,6 +14,8 @@
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/launch.h"
+#include "cli/several_ranks.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -51,6 +53,7 @@ class Program {
     add("benchmark", "Measure a model's speed.", add_benchmark);
     add("info", "Describe a model.", add_info);
     add("models", "List the model types.", add_models);
+    add("launch", "Run a command on several GPUs.", add_launch);
   }
 
   void run(const std::vector<std::string>& arguments) {
@@ -73,6 +76,7 @@ class Program {
     }
     for (const auto& [verb, command] : commands_) {
       if (verb->parsed()) {
+        check_ranks(verb->get_name());
         command();
       }
     }
@@ -85,6 +89,15 @@ class Program {
   }
 
  private:
+  static void check_ranks(const std::string& verb) {
+    constexpr std::string_view kTogether[] = {"generate", "score", "benchmark"};
+    if (std::ranges::find(kTogether, verb) != std::end(kTogether)) {
+      join_ranks();
+    } else if (verb != "models" && verb != "launch") {
+      require_one_rank(verb, "only generate, score and benchmark do");
+    }
+  }
+
   void add(const std::string& name,
            const std::string& what,
            Command (*add_options)(CLI::App&)) {
@@ -114,6 +127,8 @@ int guarded(Program& program, const std::vector<std::string>& arguments) {
     return kInterrupted;
   } catch (const OutputClosed&) {
     return kOutputClosed;
+  } catch (const RanksFailed& failed) {
+    return failed.code;
   } catch (const UsageError& fault) {
     print_error(fault.what());
     return kUsage;
@@ -125,6 +140,7 @@ int guarded(Program& program, const std::vector<std::string>& arguments) {
   } catch (const std::bad_alloc&) {
     print_error("out of memory");
   } catch (const std::exception& fault) {
+    blame_lost_rank();
     print_error(fault.what());
   } catch (...) {
     print_error("an unknown fault");
@@ -160,6 +176,7 @@ int run(std::vector<std::string> arguments) {
     int code = guarded(program, arguments);
     clear_progress();
     finish_work();
+    if (code == kSuccess) leave_ranks();
     set_log_handler(nullptr);
     return code;
   } catch (const std::exception& fault) {

@@ -3,6 +3,7 @@
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/model_options.h"
+#include "cli/several_ranks.h"
 
 namespace mlxlm::cli {
 
@@ -45,6 +46,10 @@ DraftKind SpeculationOptions::kind() const {
 }
 
 void SpeculationOptions::check() const {
+  if (kind() != DraftKind::none) {
+    require_one_rank("--draft",
+                     "each would measure other times and draft other tokens");
+  }
   if (!draft_.empty() && draft_ != "ngram" && draft_ != "mtp" &&
       draft_ != "model") {
     throw UsageError("--draft is ngram, mtp or model, not " + draft_);

@@ -13,7 +13,9 @@
 #include "cache/batch_cache.h"
 #include "models/compressed_layer.h"
 #include "models/stream_layer.h"
+#include "models/weight_sharding.h"
 #include "nn/linear.h"
+#include "ranks/ranks.h"
 
 namespace mlxlm {
 namespace {
@@ -61,12 +63,13 @@ Decoder::Decoder(ArchSpec spec,
   auto splits = bind_weights(checkpoint, adapter, options);
   // The last others who have them.
   checkpoint.weights.clear();
+  if (Ranks::all().several()) shard_weights(splits, options.lazy);
   if (!options.lazy) prepare_weights(std::move(splits));
   repeat_layers();
   index_caches();
   passes_keys_on_ = std::ranges::any_of(
       spec_.layers, [](const auto& layer) { return layer.projects_no_keys; });
-  if (!options.lazy) {
+  if (!options.lazy && !Ranks::all().several()) {
     step_ = DecoderStep::make(
         spec_, embedding_, layers_, norm_, own_head_ ? *own_head_ : embedding_);
   }
@@ -168,10 +171,37 @@ std::vector<SplitTensor> Decoder::bind_weights(Checkpoint& checkpoint,
   parameters_ = weights.parameters();
   if (!options.lazy) {
     auto arrays = weights.derived();
-    for (const auto& parameter : parameters_) arrays.push_back(parameter.value);
+    if (!Ranks::all().several()) {
+      for (const auto& each : parameters_) arrays.push_back(each.value);
+    }
     mx::eval(std::move(arrays));
   }
   return weights.take_splits();
+}
+
+void Decoder::shard_weights(std::vector<SplitTensor>& splits, bool lazy) {
+  const auto& ranks = Ranks::all();
+  WeightSharding shard({ranks.rank(), ranks.size()});
+  for (auto& layer : layers_) shard(layer);
+  if (own_head_) partial_head_ = shard.split_head(*own_head_);
+  const auto joined = shard.replace(parameters_, splits);
+  if (lazy) return;
+  // Layer by layer: no more whole tensors than a layer's are held meanwhile.
+  for (auto& layer : layers_) {
+    std::vector<mx::array> arrays;
+    for_each_linear(layer, [&](kernels::Linear& linear) {
+      arrays.push_back(linear.weight);
+      for (const auto* each : {&linear.scales, &linear.zeros}) {
+        if (*each) arrays.push_back(**each);
+      }
+    });
+    mx::eval(std::move(arrays));
+  }
+  std::vector<mx::array> others;
+  for (const auto& each : parameters_) {
+    if (!joined.contains(each.value.id())) others.push_back(each.value);
+  }
+  mx::eval(std::move(others));
 }
 
 // Layer by layer, so that no more than one is held twice; the largest matrix
@@ -284,7 +314,9 @@ mx::array Decoder::forward_at(
 mx::array Decoder::logits_of(const mx::array& h,
                              const kernels::Norm* norm) const {
   const auto& head = own_head_ ? *own_head_ : embedding_;
-  return finish_logits(kernels::table().head(h, norm, head));
+  auto logits = kernels::table().head(h, norm, head);
+  return finish_logits(partial_head_ ? Ranks::all().side_by_side(logits)
+                                     : logits);
 }
 
 mx::array Decoder::run_layers(

@@ -61,6 +61,8 @@ class Decoder : public Model {
   std::vector<SplitTensor> bind_weights(Checkpoint& checkpoint,
                                         const Adapter* adapter,
                                         const LoadOptions& options);
+  // Leaves the rank its part, and reads it unless `lazy`.
+  void shard_weights(std::vector<SplitTensor>& splits, bool lazy);
   void prepare_weights(std::vector<SplitTensor> splits);
   using TokenRuns = std::vector<kernels::TokenRun>;
   mx::array embed_after(const mx::array& tokens,
@@ -101,6 +103,7 @@ class Decoder : public Model {
   struct Heads {
     mx::array answers;
     const kernels::Linear* out;
+    bool partial = false;  // nn::Attention::partial
   };
   mx::array mix(const Layer& layer,
                 const mx::array& x,
@@ -163,6 +166,7 @@ class Decoder : public Model {
   std::optional<nn::HyperHead> hyper_head_;
   std::optional<kernels::Norm> last_depth_mix_;  // before it, Layer::Depth
   std::optional<kernels::Linear> own_head_;      // none: the embedding's
+  bool partial_head_ = false;  // own_head_ has some of the vocabulary
   std::unique_ptr<DecoderDraftHead> draft_head_;
   std::unique_ptr<DecoderStep> step_;  // null: there is none
   std::vector<Parameter> parameters_;  // and the draft head's

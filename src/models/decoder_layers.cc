@@ -6,6 +6,7 @@
 
 #include "cache/batch_cache.h"
 #include "models/decoder.h"
+#include "nn/sharding.h"
 
 namespace mlxlm {
 
@@ -48,7 +49,8 @@ std::optional<Decoder::Heads> Decoder::attend(const Layer& layer,
     auto* projected = passes_keys_on_ ? &pass.projected : nullptr;
     return Heads{
         attention->attend(x, norm, caches.own, caches.other, projected),
-        &attention->o};
+        &attention->o,
+        attention->partial};
   }
   if (auto* latent = std::get_if<nn::LatentAttention>(&layer.mixer)) {
     return Heads{latent->attend(x, norm, caches.own), &latent->o};
@@ -63,11 +65,12 @@ mx::array Decoder::first_part(const Layer& layer,
                               Caches caches,
                               Pass& pass) const {
   if (!heads) return mix(layer, x, onto_stream, caches.own, pass);
-  return kernels::table().linear_residual(nn::in_token_order(heads->answers),
-                                          *heads->out,
-                                          pointer(layer.attention_output_norm),
-                                          onto_stream ? &x : nullptr,
-                                          spec_.residual_scale);
+  return nn::linear_residual(nn::in_token_order(heads->answers),
+                             *heads->out,
+                             {pointer(layer.attention_output_norm),
+                              onto_stream ? &x : nullptr,
+                              spec_.residual_scale},
+                             heads->partial);
 }
 
 mx::array Decoder::second_part(const Layer& layer,
@@ -100,9 +103,9 @@ mx::array Decoder::run(const Layer& layer,
   if (layer.hyper) return run_hyper(layer, x, caches, pass);
   const auto heads = attend(layer, x, caches, pass);
   const auto* dense = std::get_if<nn::Mlp>(&layer.mlp);
-  const bool plain = heads && !spec_.parallel && !layer.laurel &&
-                     !layer.shortcut && !layer.attention_mix;
-  if (dense != nullptr && dense->fusible() && plain) {
+  const bool plain = heads && !heads->partial && !spec_.parallel &&
+                     !layer.laurel && !layer.shortcut && !layer.attention_mix;
+  if (dense != nullptr && dense->fusible() && !dense->partial && plain) {
     return kernels::finish_layer(
         kernels::table(),
         heads->answers,
@@ -126,11 +129,12 @@ mx::array Decoder::run(const Layer& layer,
                      mx::array(static_cast<float>(std::sqrt(0.5)), h.dtype()));
   }
   if (std::holds_alternative<std::monostate>(layer.mlp)) return h;
-  const auto& mlp_input = spec_.parallel ? x : h;
+  auto mlp_input = spec_.parallel ? nn::after(x, h) : h;
   const bool shared_norm = spec_.parallel && !layer.mlp_norm;
   const auto* mlp_norm = shared_norm ? attention_norm : pointer(layer.mlp_norm);
   if (layer.shortcut) {
     pass.shortcut = (*layer.shortcut)(mlp_input, mlp_norm, {});
+    mlp_input = nn::after(mlp_input, *pass.shortcut);
   }
   auto y = second_part(
       layer, mlp_input, mlp_norm, layer.mlp_mix ? nullptr : &h, pass);

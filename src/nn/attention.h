@@ -48,6 +48,7 @@ struct Attention {
   std::optional<kernels::Linear> k;  // none: another layer's
   std::optional<kernels::Linear> v;  // none: what k projects
   kernels::Linear o;
+  bool partial = false;  // some of the heads: o's answers are to be summed
   // Of all numbers, of each head's, or (weight [H, Dh]) of each head's with
   // weights of its own.
   std::optional<kernels::Norm> q_norm, k_norm;

@@ -5,6 +5,8 @@
 #include <mlx/mlx.h>
 
 #include "nn/linear.h"
+#include "nn/sharding.h"
+#include "ranks/ranks.h"
 
 namespace mlxlm::nn {
 namespace {
@@ -44,8 +46,7 @@ mx::array Mlp::operator()(const mx::array& x,
   const auto& table = kernels::table();
   auto y = hidden(x, norm);
   if (hidden_norm) y = table.norm(y, *hidden_norm);
-  return table.linear_residual(
-      y, down, residual.post_norm, residual.stream, residual.scale);
+  return linear_residual(y, down, residual, partial);
 }
 
 std::vector<kernels::Linear*> Experts::linears() {
@@ -107,7 +108,9 @@ mx::array Experts::sum_of_normed(const mx::array& x,
 mx::array Experts::with_shared(const mx::array& x,
                                const mx::array& chosen) const {
   if (!shared) return chosen;
-  auto extra = normed((*shared)(x, nullptr, {}), norms.shared_output);
+  auto extra = (*shared)(sums_parts() ? after(x, chosen) : x, nullptr, {});
+  if (sums_parts()) extra = Ranks::all().sum(extra);
+  extra = normed(extra, norms.shared_output);
   if (shared_kind == SharedGate::none) return mx::add(chosen, extra);
   auto logits = apply(x, *shared_gate);
   if (shared_kind == SharedGate::sigmoid) {
@@ -137,9 +140,11 @@ mx::array Experts::operator()(const mx::array& x,
       normed(within(input_of(norms.chosen), to_latent), norms.latent),
       input_of(norms.router),
       tokens);
+  if (sums_parts()) sum = Ranks::all().sum(sum);
   auto chosen = within(normed(sum, norms.latent_output), from_latent);
   auto y = with_shared(input, normed(chosen, norms.chosen_output));
   if (norms.output_gain) y = mx::multiply(y, *norms.output_gain);
+  if (partial && !sums_parts()) return sum_residual(y, residual);
   if (residual.post_norm != nullptr) y = table.norm(y, *residual.post_norm);
   if (residual.scale != 1.0f) {
     y = mx::multiply(y, mx::array(residual.scale, y.dtype()));

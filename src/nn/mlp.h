@@ -16,6 +16,7 @@ namespace mx = mlx::core;
 struct Mlp {
   std::optional<kernels::Linear> gate;  // none: down(activation(up(x)))
   kernels::Linear up, down;
+  bool partial = false;  // some of the hidden numbers: sums over the ranks
   kernels::Activation activation = kernels::Activation::silu;
   Activation own_activation;                 // in its place, if any
   kernels::GateClamp clamp;                  // only with a gate
@@ -69,6 +70,8 @@ struct Experts {
   bool scale_input = false;  // x times the score goes in, not the answer
   std::optional<kernels::Linear> gate;  // [E, F, D], none as in Mlp
   kernels::Linear up, down;             // [E, ...]
+  // Some of each one's hidden numbers, and of the shared one's.
+  bool partial = false;
   kernels::Activation activation = kernels::Activation::silu;
   kernels::GateClamp clamp;
   std::optional<Mlp> shared;  // works on every token
@@ -95,6 +98,12 @@ struct Experts {
                           const mx::array& indices,
                           const mx::array& scores) const;
   mx::array with_shared(const mx::array& x, const mx::array& chosen) const;
+  // Whether each part is to be summed over the ranks by itself, as what follows
+  // isn't linear; else all is at the end.
+  bool sums_parts() const {
+    return partial && (norms.latent_output || from_latent ||
+                       norms.chosen_output || norms.shared_output);
+  }
 };
 
 }  // namespace mlxlm::nn

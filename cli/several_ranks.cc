@@ -1,0 +1,43 @@
+#include "cli/several_ranks.h"
+
+#include <mlxlm/error.h>
+#include <mlxlm/sample.h>
+
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "ranks/rank_environment.h"
+#include "ranks/ranks.h"
+
+namespace mlxlm::cli {
+namespace {
+
+bool joined = false;
+
+}  // namespace
+
+void join_ranks() {
+  const auto& ranks = Ranks::all();
+  joined = ranks.several();
+  if (!joined) return;
+  speak_as_rank(ranks.rank());
+  always_end_on_interrupt();
+  seed(ranks.shared_random_number());
+}
+
+void require_one_rank(const std::string& what, const std::string& why) {
+  const auto ranks = read_rank_environment(process_environment);
+  if (ranks.size == 1) return;
+  throw Error(ErrorKind::unsupported,
+              what + " doesn't work on several ranks (there are " +
+                  std::to_string(ranks.size) + "): " + why);
+}
+
+void leave_ranks() {
+  if (joined) Ranks::all().finish();
+}
+
+void blame_lost_rank() {
+  if (joined) Ranks::all().wait_for_loss();
+}
+
+}  // namespace mlxlm::cli

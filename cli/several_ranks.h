@@ -1,0 +1,24 @@
+// The program as one of several ranks (ranks/ranks.h) that do the same.
+#pragma once
+
+#include <string>
+
+namespace mlxlm::cli {
+
+// Meets the others, if there are any. From then on only rank 0 writes answers
+// and notes and reads standard input, all draw the same random numbers, and
+// Ctrl-C ends the program at once, as ranks wouldn't stop at the same token.
+void join_ranks();
+
+// Throws Error{unsupported} on several ranks: "WHAT doesn't work on several
+// ranks: WHY".
+void require_one_rank(const std::string& what, const std::string& why);
+
+// The work is done: the others needn't wonder where this process went.
+void leave_ranks();
+
+// After a fault of MLX, which may be due to a rank that was lost: then that is
+// the message.
+void blame_lost_rank();
+
+}  // namespace mlxlm::cli
