@@ -178,7 +178,7 @@ TEST(WeightSharding, ParametersBecomeParts) {
   const auto joined = shard.replace(parameters, splits);
   EXPECT_TRUE(joined.contains(parameters[0].value.id()));
   expect_close(parameters[0].value,
-               mx::concatenate({mlp.gate->weight, mlp.up.weight}));
+               mx::concatenate({mlp.gate->weight, mlp.up.weight}, 0));
   expect_close(mlp.up.weight, mx::slice(both.weight, {144, 0}, {192, 64}));
   EXPECT_EQ(parameters[1].value.id(), mlp.down.weight.id());
   EXPECT_EQ(splits[0].parts[1].id(), mlp.up.weight.id());

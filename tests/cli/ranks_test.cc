@@ -118,9 +118,7 @@ TEST_F(CliRanks, DrawTheSameWithoutASeed) {
 }
 
 TEST_F(CliRanks, RefuseHeadsThatCantBeSplit) {
-  write_model({.num_heads = 3,
-               .num_kv_heads = 3,
-               .config_changes = {{"head_dim", 16}}});
+  write_model({.hidden_size = 48, .num_heads = 3, .num_kv_heads = 3});
   const auto result = run(launched(generating()));
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(result.output, "");
