@@ -48,6 +48,7 @@ struct Trial {
   double first_token_p99_seconds = 0;
   double gap_p50_seconds = 0;  // between a request's tokens
   double gap_p99_seconds = 0;
+  double outside_kernels = 0;  // a share; 0: not known
 };
 
 struct Spread {
@@ -213,7 +214,8 @@ Trial Benchmark::run_batch(const LoadedModel& loaded,
           .peak_memory_gb = measured.stats.peak_memory_gb,
           .first_token_p99_seconds = quantile(first, 0.99),
           .gap_p50_seconds = quantile(measured.gap_seconds, 0.5),
-          .gap_p99_seconds = quantile(measured.gap_seconds, 0.99)};
+          .gap_p99_seconds = quantile(measured.gap_seconds, 0.99),
+          .outside_kernels = measured.outside_kernels.value_or(0)};
 }
 
 Trial Benchmark::run_once(const LoadedModel& loaded,
@@ -262,6 +264,10 @@ void Benchmark::print_result(const std::vector<Trial>& trials,
       for (const auto& [name, field] : kBatchFields) {
         print(line_of(name, spread_of(trials, field), "s       "));
       }
+      const Spread outside = spread_of(trials, &Trial::outside_kernels);
+      if (outside.max > 0) {
+        print(line_of("outside_kernels", outside, "of time "));
+      }
     }
     char text[96];
     std::snprintf(text,
@@ -284,6 +290,9 @@ void Benchmark::print_result(const std::vector<Trial>& trials,
     if (!batched()) continue;
     for (const auto& [name, field] : kBatchFields) {
       list.back()[name] = trial.*field;
+    }
+    if (trial.outside_kernels > 0) {
+      list.back()["outside_kernels"] = trial.outside_kernels;
     }
   }
   print(json_line({{"model", model_.name()},

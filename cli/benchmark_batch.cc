@@ -9,6 +9,7 @@
 #include <mlxlm/error.h>
 
 #include "cli/interrupt.h"
+#include "kernels/mlx_compat/host_op.h"
 
 namespace mlxlm::cli {
 namespace {
@@ -39,6 +40,26 @@ std::vector<int> repeated(const std::vector<int>& prompt, int num_tokens) {
   return tokens;
 }
 
+// Measures BatchMeasurement::outside_kernels.
+class KernelShare {
+ public:
+  void begin() {
+    start_ = Clock::now();
+    kernels_before_ = kernels::host_op_seconds();
+  }
+  bool begun() const { return start_.has_value(); }
+  std::optional<double> end() const {
+    const double kernels = kernels::host_op_seconds() - kernels_before_;
+    const double all = seconds_between(*start_, Clock::now());
+    if (kernels <= 0 || all <= 0) return std::nullopt;
+    return std::max(1 - kernels / all, 0.0);
+  }
+
+ private:
+  std::optional<Clock::time_point> start_;
+  double kernels_before_ = 0;
+};
+
 struct Times {
   Clock::time_point arrived;
   std::optional<Clock::time_point> last_token;
@@ -66,6 +87,7 @@ BatchMeasurement measure_batch(const LoadedModel& loaded,
   const auto start = Clock::now();
   std::size_t arrived = 0;
   std::optional<RowId> long_row;
+  KernelShare share;
   while (arrived < times.size() || !batch.empty()) {
     for (; arrived < times.size() &&
            times[arrived] <= seconds_between(start, Clock::now());
@@ -73,8 +95,9 @@ BatchMeasurement measure_batch(const LoadedModel& loaded,
       const RowId row = batch.insert({.prompt = prompt, .options = options});
       rows[row].arrived = Clock::now();
     }
-    if (load.long_prompt_tokens > 0 && !long_row &&
-        result.first_token_seconds.size() == times.size()) {
+    const bool all_decode = result.first_token_seconds.size() == times.size();
+    if (all_decode && !share.begun()) share.begin();
+    if (load.long_prompt_tokens > 0 && !long_row && all_decode) {
       options.max_tokens = 1;
       long_row =
           batch.insert({.prompt = repeated(prompt, load.long_prompt_tokens),
@@ -88,6 +111,10 @@ BatchMeasurement measure_batch(const LoadedModel& loaded,
         throw Error(ErrorKind::argument, error);
       }
       if (row == long_row) continue;
+      if (!part.finish_reason.empty() && share.begun() &&
+          !result.outside_kernels) {
+        result.outside_kernels = share.end();
+      }
       Times& each = rows.at(row);
       const auto now = Clock::now();
       if (each.last_token) {

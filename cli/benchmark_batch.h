@@ -1,6 +1,7 @@
 // Batches for `benchmark`: all requests at once, or arriving over time.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include <mlxlm/batch.h>
@@ -26,6 +27,10 @@ struct BatchMeasurement {
   // the long prompt. Sorted.
   std::vector<double> first_token_seconds;
   std::vector<double> gap_seconds;
+  // While all rows decode, from the last first token to the first end: the
+  // share of the time in which no kernel of the CPU ran. None where they don't
+  // run at all.
+  std::optional<double> outside_kernels;
 };
 
 // Every request has the same prompt, the long one begins with it. Throws

@@ -74,6 +74,9 @@ mx::array AttentionCache::attend(const mx::array& q,
                                  const mx::array& k,
                                  const mx::array& v,
                                  const AttendSpec& spec) {
+  if (auto place = room_in_place(k, v, k.shape(2), spec)) {
+    return attend_in_place(q, k, v, *place, spec);
+  }
   // The mask speaks of what is held before the update.
   Mask mask = spec.causal
                   ? make_mask(q.shape(2), spec.window_tokens, !!spec.visible)
@@ -101,20 +104,18 @@ mx::array AttentionCache::attend_to(const KeysAndValues& held,
 mx::array AttentionCache::attend_in_place(const mx::array& q,
                                           const mx::array& k,
                                           const mx::array& v,
-                                          KeysAndValues& rows,
-                                          int at,
-                                          int num_keys,
-                                          const AttendSpec& spec,
-                                          const Mask& mask) {
+                                          const RoomInPlace& place,
+                                          const AttendSpec& spec) {
+  KeysAndValues& rows = *place.rows;
   auto made = kernels::append_attention(kernels::table(),
                                         q,
                                         k,
                                         v,
                                         rows.keys.plain(),
                                         rows.values.plain(),
-                                        at,
-                                        num_keys,
-                                        attention_parameters(spec, mask));
+                                        place.at,
+                                        place.num_keys,
+                                        attention_parameters(spec, place.mask));
   rows.keys.changed_to(std::move(made.keys));
   rows.values.changed_to(std::move(made.values));
   return made.out;

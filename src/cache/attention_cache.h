@@ -36,12 +36,37 @@ std::optional<KvQuantization> quantization_of(const KeysAndValues& rows);
 KeysAndValues quantized_copy(const KeysAndValues& rows,
                              const KvQuantization& quantization);
 
+// Where new tokens' rows go that are written in place, and what they see.
+struct RoomInPlace {
+  KeysAndValues* rows;  // plain, and nobody else's
+  int at;
+  int num_keys;
+  Mask mask;
+};
+
 class AttentionCache : public Cache {
  public:
+  // In place where there is room_in_place().
   mx::array attend(const mx::array& q,
                    const mx::array& k,
                    const mx::array& v,
                    const AttendSpec& spec) override;
+
+  // Counts the next `num_tokens` tokens as read, which the caller writes then:
+  // keys and values like these [B, H, ., D]. None, and nothing has changed but
+  // how much room there is, where they can't be written in place.
+  virtual std::optional<RoomInPlace> room_in_place(const mx::array& /*k*/,
+                                                   const mx::array& /*v*/,
+                                                   int /*num_tokens*/,
+                                                   const AttendSpec& /*spec*/) {
+    return std::nullopt;
+  }
+  // Writes k and v there and attends.
+  static mx::array attend_in_place(const mx::array& q,
+                                   const mx::array& k,
+                                   const mx::array& v,
+                                   const RoomInPlace& place,
+                                   const AttendSpec& spec);
 
   // What `num_queries` new tokens see of all that is held after they are
   // appended: the reference's make_mask.
@@ -70,16 +95,6 @@ class AttentionCache : public Cache {
   static bool reads_rows_as_they_are(const AttendSpec& spec) {
     return !spec.expand && !spec.visible;
   }
-  // Writes k and v into `rows`, which must be plain and nobody else's, from row
-  // `at` on, and attends to the first `num_keys`.
-  static mx::array attend_in_place(const mx::array& q,
-                                   const mx::array& k,
-                                   const mx::array& v,
-                                   KeysAndValues& rows,
-                                   int at,
-                                   int num_keys,
-                                   const AttendSpec& spec,
-                                   const Mask& mask);
 };
 
 // checkpoint() and rollback() for a cache whose content is one copyable struct:

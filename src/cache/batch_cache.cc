@@ -25,15 +25,57 @@ CachePtr BatchCache::fork() const {
   return std::make_shared<BatchCache>(std::move(rows), num_tokens_);
 }
 
+// All rows that are written in place, in one operation, if all of them are and
+// there is such an operation.
+std::optional<mx::array> BatchCache::attend_together(
+    const mx::array& q,
+    const mx::array& k,
+    const mx::array& v,
+    const AttendSpec& spec,
+    const std::vector<std::optional<RoomInPlace>>& places) {
+  const auto append_rows = kernels::table().append_rows;
+  if (append_rows == nullptr) return std::nullopt;
+  std::vector<kernels::BatchRow> rows;
+  for (std::size_t i = 0; i < count(); ++i) {
+    if (!places[i] || places[i]->mask.array) return std::nullopt;
+    const auto& [held, at, num_keys, mask] = *places[i];
+    rows.push_back({held->keys.buffer(),
+                    held->values.buffer(),
+                    held->keys.written(),
+                    num_tokens_[i],
+                    at,
+                    num_keys});
+  }
+  const Mask mask = spec.causal ? Mask::causally() : Mask::none();
+  auto made = append_rows(q, k, v, rows, attention_parameters(spec, mask));
+  if (!made) return std::nullopt;
+  for (const auto& place : places) {
+    place->rows->keys.written_by(made->written);
+    place->rows->values.written_by(made->written);
+  }
+  return made->out;
+}
+
 mx::array BatchCache::attend(const mx::array& q,
                              const mx::array& k,
                              const mx::array& v,
                              const AttendSpec& spec) {
+  std::vector<std::optional<RoomInPlace>> places;
+  for (std::size_t i = 0; i < count(); ++i) {
+    auto* row = dynamic_cast<AttentionCache*>((*this)[i].get());
+    places.push_back(row == nullptr
+                         ? std::nullopt
+                         : row->room_in_place(k, v, num_tokens_[i], spec));
+  }
+  if (auto together = attend_together(q, k, v, spec, places)) return *together;
   auto queries = split_tokens(q, num_tokens_, 2);
   const auto keys = split_tokens(k, num_tokens_, 2);
   const auto values = split_tokens(v, num_tokens_, 2);
   for (std::size_t i = 0; i < count(); ++i) {
-    queries[i] = (*this)[i]->attend(queries[i], keys[i], values[i], spec);
+    queries[i] = places[i]
+                     ? AttentionCache::attend_in_place(
+                           queries[i], keys[i], values[i], *places[i], spec)
+                     : (*this)[i]->attend(queries[i], keys[i], values[i], spec);
   }
   return join_tokens(std::move(queries), 2);
 }

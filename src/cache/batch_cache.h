@@ -30,6 +30,13 @@ class BatchCache : public CacheList {
   mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
 
  private:
+  std::optional<mx::array> attend_together(
+      const mx::array& q,
+      const mx::array& k,
+      const mx::array& v,
+      const AttendSpec& spec,
+      const std::vector<std::optional<RoomInPlace>>& places);
+
   std::vector<int> num_tokens_;
 };
 

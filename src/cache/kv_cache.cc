@@ -18,22 +18,20 @@ CacheCapabilities KVCache::capabilities() const {
           .checkpoint_bytes = 0};
 }
 
-mx::array KVCache::attend(const mx::array& q,
-                          const mx::array& k,
-                          const mx::array& v,
-                          const AttendSpec& spec) {
+std::optional<RoomInPlace> KVCache::room_in_place(const mx::array& k,
+                                                  const mx::array& v,
+                                                  int num_tokens,
+                                                  const AttendSpec& spec) {
   if (rows_.keys.format().quantized() || !reads_rows_as_they_are(spec)) {
-    return AttentionCache::attend(q, k, v, spec);
+    return std::nullopt;
   }
-  rows_.reserve(rows_.encoded(k, v), offset_);
-  if (!rows_.sole()) {
-    return AttentionCache::attend(q, k, v, spec);
-  }
+  rows_.reserve(rows_.encoded(k, v), num_tokens, offset_);
+  if (!rows_.sole()) return std::nullopt;
   Mask mask =
-      spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
+      spec.causal ? make_mask(num_tokens, spec.window_tokens) : Mask::none();
   const int at = offset_;
-  offset_ += k.shape(2);
-  return attend_in_place(q, k, v, rows_, at, offset_, spec, mask);
+  offset_ += num_tokens;
+  return RoomInPlace{&rows_, at, offset_, std::move(mask)};
 }
 
 mx::array KVCache::attend_again(const mx::array& q, const AttendSpec& spec) {

@@ -24,11 +24,11 @@ class KVCache : public AttentionCache {
   bool empty() const override { return rows_.empty(); }
   CacheCapabilities capabilities() const override;
 
-  // In place where the rows are this cache's alone.
-  mx::array attend(const mx::array& q,
-                   const mx::array& k,
-                   const mx::array& v,
-                   const AttendSpec& spec) override;
+  // Where the rows are this cache's alone.
+  std::optional<RoomInPlace> room_in_place(const mx::array& k,
+                                           const mx::array& v,
+                                           int num_tokens,
+                                           const AttendSpec& spec) override;
   mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
   const KeysAndValues& rows() const override { return rows_; }

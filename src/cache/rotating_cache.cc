@@ -200,22 +200,22 @@ void RotatingKVCache::append_one(const KeysAndValues& row) {
   c.index += 1;
 }
 
-mx::array RotatingKVCache::attend(const mx::array& q,
-                                  const mx::array& k,
-                                  const mx::array& v,
-                                  const AttendSpec& spec) {
+std::optional<RoomInPlace> RotatingKVCache::room_in_place(
+    const mx::array& k,
+    const mx::array& v,
+    int num_tokens,
+    const AttendSpec& spec) {
   auto& c = content_;
-  const int num_tokens = k.shape(2);
   const bool fits = stepwise_ && c.index == c.offset && !c.rows.empty() &&
                     c.offset + num_tokens <= c.max_size;
   if (quantized() || (num_tokens > 1 && !fits) || !c.rows.sole() ||
       !reads_rows_as_they_are(spec)) {
-    return AttentionCache::attend(q, k, v, spec);
+    return std::nullopt;
   }
   KeysAndValues rows = c.rows.encoded(k, v);
   c.rows.check_fit(rows);
   Mask mask =
-      spec.causal ? make_mask(q.shape(2), spec.window_tokens) : Mask::none();
+      spec.causal ? make_mask(num_tokens, spec.window_tokens) : Mask::none();
   if (num_tokens == 1) {
     make_place(rows);
   } else if (c.rows.count() < c.offset + num_tokens) {
@@ -227,7 +227,7 @@ mx::array RotatingKVCache::attend(const mx::array& q,
   c.offset += num_tokens;
   c.index += num_tokens;
   const int num_keys = std::min(c.offset, c.rows.count());
-  return attend_in_place(q, k, v, c.rows, at, num_keys, spec, mask);
+  return RoomInPlace{&c.rows, at, num_keys, std::move(mask)};
 }
 
 int RotatingKVCache::num_keys_after(int num_tokens) const {

@@ -31,12 +31,12 @@ class RotatingKVCache : public AttentionCache {
   Mask make_mask(int num_queries,
                  int window_tokens,
                  bool want_array = false) const override;
-  // One token is written in place where the rows are this cache's alone, and
-  // several are where speculation may take them back.
-  mx::array attend(const mx::array& q,
-                   const mx::array& k,
-                   const mx::array& v,
-                   const AttendSpec& spec) override;
+  // For one token where the rows are this cache's alone, and for several where
+  // speculation may take them back.
+  std::optional<RoomInPlace> room_in_place(const mx::array& k,
+                                           const mx::array& v,
+                                           int num_tokens,
+                                           const AttendSpec& spec) override;
   mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   // One token overwrites the oldest; several put the cache in order first.
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;

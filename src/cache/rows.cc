@@ -2,6 +2,7 @@
 
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include <mlx/mlx.h>
 
@@ -49,6 +50,13 @@ std::size_t Rows::nbytes() const {
   return sum;
 }
 
+const std::vector<mx::array>& Rows::arrays() const {
+  if (written_) {
+    arrays_ = mx::depends(arrays_, {*std::exchange(written_, std::nullopt)});
+  }
+  return arrays_;
+}
+
 kernels::QuantizedTensor Rows::quantized() const {
   return {arrays_.at(0),
           arrays_.at(1),
@@ -84,7 +92,7 @@ Rows Rows::encoded(const mx::array& rows) const {
 
 Rows Rows::slice(int from, int to) const {
   Rows part(format_);
-  for (const auto& array : arrays_) {
+  for (const auto& array : arrays()) {
     part.arrays_.push_back(kernels::tokens_of(array, from, to));
   }
   return part;
@@ -97,7 +105,7 @@ Rows Rows::joined(const std::vector<Rows>& parts) {
   for (std::size_t i = 0; i < parts[0].arrays_.size(); ++i) {
     std::vector<mx::array> arrays;
     for (const Rows& part : parts) {
-      arrays.push_back(part.arrays_.at(i));
+      arrays.push_back(part.arrays().at(i));
     }
     all.arrays_.push_back(mx::concatenate(std::move(arrays), 2));
   }
@@ -107,7 +115,7 @@ Rows Rows::joined(const std::vector<Rows>& parts) {
 
 void Rows::set(const Rows& rows, int at) {
   for (std::size_t i = 0; i < arrays_.size(); ++i) {
-    arrays_[i] = kernels::with_tokens(arrays_[i], rows.arrays_[i], at);
+    arrays_[i] = kernels::with_tokens(arrays()[i], rows.arrays()[i], at);
   }
   // Where the rows are all there is, they themselves take the place.
   claim_ = rows.count() < count() ? std::make_shared<bool>(true) : nullptr;
@@ -124,11 +132,11 @@ Rows Rows::zeros(int count) const {
   return zeros;
 }
 
-void Rows::reserve(const Rows& rows, int used) {
-  if (!empty() && used + rows.count() <= count()) {
+void Rows::reserve(const Rows& rows, int num_tokens, int used) {
+  if (!empty() && used + num_tokens <= count()) {
     return;
   }
-  Rows fresh = rows.zeros((rows.count() + kCacheStepTokens - 1) /
+  Rows fresh = rows.zeros((num_tokens + kCacheStepTokens - 1) /
                           kCacheStepTokens * kCacheStepTokens);
   if (empty()) {
     *this = std::move(fresh);
@@ -138,7 +146,7 @@ void Rows::reserve(const Rows& rows, int used) {
 }
 
 void Rows::append(const Rows& rows, int used) {
-  reserve(rows, used);
+  reserve(rows, rows.count(), used);
   set(rows, used);
 }
 

@@ -30,7 +30,8 @@ std::optional<std::string> fault_of(const RowFormat& format);
 
 // A value: copies share their arrays, and no array is changed in place while
 // another holds it. One that has its arrays for itself knows it: claim_ is made
-// with them and copied along.
+// with them and copied along. Arrays that were changed behind MLX's back are
+// given out as what depends on the change.
 class Rows {
  public:
   Rows() = default;
@@ -45,16 +46,16 @@ class Rows {
   int count() const { return empty() ? 0 : arrays_[0].shape(2); }
   std::size_t nbytes() const;
   // B, H and D; only if not empty.
-  int batch_size() const { return plain().shape(0); }
-  int num_heads() const { return plain().shape(1); }
+  int batch_size() const { return arrays_.at(0).shape(0); }
+  int num_heads() const { return arrays_.at(0).shape(1); }
   int head_size() const {
     return format_.quantized() ? arrays_[1].shape(3) * format_.group_size
                                : arrays_[0].shape(3);
   }
 
   // One array, or three if quantized; none if empty.
-  const std::vector<mx::array>& arrays() const { return arrays_; }
-  const mx::array& plain() const { return arrays_.at(0); }
+  const std::vector<mx::array>& arrays() const;
+  const mx::array& plain() const { return arrays().at(0); }
   kernels::QuantizedTensor quantized() const;
 
   // What they stand for, [B, H, T, D]; only if not empty.
@@ -78,8 +79,8 @@ class Rows {
 
   // Writes `rows` after the first `used`, growing first where that is needed.
   void append(const Rows& rows, int used);
-  // Makes room for `rows` after the first `used`.
-  void reserve(const Rows& rows, int used);
+  // Makes room for `num_tokens` rows like `rows` after the first `used`.
+  void reserve(const Rows& rows, int num_tokens, int used);
 
   // Whether nobody else has the arrays, so that they may be changed in place.
   bool sole() const { return claim_.use_count() == 1 && *claim_; }
@@ -94,12 +95,20 @@ class Rows {
   // What became of the array of plain rows that were changed in place.
   void changed_to(mx::array plain) { arrays_.at(0) = std::move(plain); }
 
+  // For who writes to the array itself: it is as it should be once `written()`
+  // is computed, if there is one.
+  const mx::array& buffer() const { return arrays_.at(0); }
+  const std::optional<mx::array>& written() const { return written_; }
+  // The buffer has changed when this is computed.
+  void written_by(mx::array written) { written_ = std::move(written); }
+
   // Throws Error{argument} unless `rows` can stand behind these in time.
   void check_fit(const Rows& rows) const;
 
  private:
   RowFormat format_;
-  std::vector<mx::array> arrays_;
+  mutable std::vector<mx::array> arrays_;
+  mutable std::optional<mx::array> written_;  // not yet in the arrays' graph
   mutable std::shared_ptr<bool> claim_;
 };
 
@@ -134,10 +143,10 @@ struct KeysAndValues {
     keys.append(rows.keys, used);
     values.append(rows.values, used);
   }
-  void reserve(const KeysAndValues& rows, int used) {
+  void reserve(const KeysAndValues& rows, int num_tokens, int used) {
     check_fit(rows);
-    keys.reserve(rows.keys, used);
-    values.reserve(rows.values, used);
+    keys.reserve(rows.keys, num_tokens, used);
+    values.reserve(rows.values, num_tokens, used);
   }
   bool sole() const { return keys.sole() && values.sole(); }
   void share() const {

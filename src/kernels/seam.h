@@ -164,6 +164,23 @@ struct AppendedAttention {
   mx::array values;
 };
 
+// What append_rows() needs of a row of a batch: where its next tokens go, and
+// what they see, as for append_attention().
+struct BatchRow {
+  mx::array keys;    // [1, Hkv, T, Dh]
+  mx::array values;  // [1, Hkv, T, Dv]
+  // What must be computed before the buffers are as they should be.
+  std::optional<mx::array> after;
+  int num_tokens = 1;
+  int at = 0;
+  int num_keys = 0;
+};
+
+struct AppendedRows {
+  mx::array out;
+  mx::array written;  // once it is computed, the buffers have the new rows
+};
+
 // What follows attention in a layer: h = x + post(out(heads)) * scale, then
 // h + post(down(activation(gate(n(h))) * up(n(h)))) * scale.
 struct LayerEnd {
@@ -257,6 +274,17 @@ struct Table {
                                         int num_keys,
                                         const AttentionParameters& parameters) =
       nullptr;
+
+  // append_attention() for the rows of a batch, whose tokens lie one row after
+  // the other in q [1, H, L, Dh], k and v, at once and always in place: the
+  // buffers stay the same arrays. Without a mask. May be null, and gives none
+  // where it isn't made for these arrays.
+  std::optional<AppendedRows> (*append_rows)(
+      const mx::array& q,
+      const mx::array& k,
+      const mx::array& v,
+      std::span<const BatchRow> rows,
+      const AttentionParameters& parameters) = nullptr;
 
   // heads [B, H, L, Dv] as attention leaves them, x [B, L, D] -> [B, L, D].
   mx::array (*finish_layer)(const mx::array& heads,

@@ -1,6 +1,8 @@
 // Attention as operations of MLX's graph.
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -60,23 +62,30 @@ struct Extras {
               std::span<const mx::array> rest,
               mx::array& out) const {
     AttentionProblem problem(
-        q, k, v, num_keys, mask(rest), sinks(rest), parameters);
-    kernels::cpu::attend(problem, out.data<float>());
+        q, k, v, num_keys, mask(rest), sinks(rest), parameters, out);
+    kernels::cpu::attend({&problem, 1});
   }
 };
 
-// Writes rows [B, H, L, D] into buffer [B, H, T, D] from row `at` on.
-void write_rows(const mx::array& rows, mx::array& buffer, int at) {
+// Tokens of L, and the buffer's row that the first of them goes to.
+struct Written {
+  int first;
+  int count;
+  int at;
+};
+
+// Writes rows [B, H, L, D] into buffer [B, H, T, D].
+void write_rows(const mx::array& rows, const Written& w, mx::array buffer) {
   const Heads from(rows);
   const int size = rows.shape(3);
   for (int b = 0; b < rows.shape(0); ++b) {
     for (int h = 0; h < rows.shape(1); ++h) {
-      for (int i = 0; i < rows.shape(2); ++i) {
-        const float* row = from.head(b, h) + i * from.token_stride;
+      for (int i = 0; i < w.count; ++i) {
+        const float* row = from.head(b, h) + (w.first + i) * from.token_stride;
         std::copy(row,
                   row + size,
                   buffer.data<float>() + b * buffer.strides(0) +
-                      h * buffer.strides(1) + (at + i) * buffer.strides(2));
+                      h * buffer.strides(1) + (w.at + i) * buffer.strides(2));
       }
     }
   }
@@ -126,11 +135,74 @@ AppendedAttention append_attention(const mx::array& q,
        {values.shape(), mx::float32, /*takes_over=*/4}},
       std::move(inputs),
       [extras, at, num_keys](auto in, auto out) {
-        write_rows(in[1], out[1], at);
-        write_rows(in[2], out[2], at);
+        const Written all{0, in[1].shape(2), at};
+        write_rows(in[1], all, out[1]);
+        write_rows(in[2], all, out[2]);
         extras.attend(in[0], out[1], out[2], num_keys, in.subspan(5), out[0]);
       });
   return {made[0], made[1], made[2]};
+}
+
+std::optional<AppendedRows> append_rows(const mx::array& q,
+                                        const mx::array& k,
+                                        const mx::array& v,
+                                        std::span<const BatchRow> rows,
+                                        const AttentionParameters& parameters) {
+  struct Part {
+    Written written;
+    int num_keys;
+  };
+  std::vector<mx::array> inputs{q, k, v};
+  std::vector<Part> parts;
+  int first = 0;
+  for (const BatchRow& row : rows) {
+    inputs.push_back(row.keys);
+    inputs.push_back(row.values);
+    parts.push_back({{first, row.num_tokens, row.at}, row.num_keys});
+    first += row.num_tokens;
+  }
+  auto suit = [](const mx::array& x) { return suits(x); };
+  if (!std::ranges::all_of(inputs, suit) || parameters.mask) {
+    return std::nullopt;
+  }
+  Extras extras(parameters, q, /*num_keys=*/0, inputs);
+  const mx::array* latest = nullptr;
+  for (const BatchRow& row : rows) {
+    if (!row.after || (latest && latest->id() == row.after->id())) continue;
+    latest = &*row.after;
+    inputs.push_back(*latest);
+  }
+  auto made = host_op("cpu_append_rows",
+                      {{{1, q.shape(1), q.shape(2), v.shape(3)}, mx::float32},
+                       {{1}, mx::uint8}},
+                      std::move(inputs),
+                      [extras, parts = std::move(parts)](auto in, auto out) {
+                        const std::size_t end = 3 + 2 * parts.size();
+                        std::vector<AttentionProblem> problems;
+                        problems.reserve(parts.size());
+                        for (std::size_t i = 0; i < parts.size(); ++i) {
+                          const auto& [written, num_keys] = parts[i];
+                          const mx::array& keys = in[3 + 2 * i];
+                          const mx::array& values = in[4 + 2 * i];
+                          write_rows(in[1], written, keys);
+                          write_rows(in[2], written, values);
+                          problems
+                              .emplace_back(in[0],
+                                            keys,
+                                            values,
+                                            num_keys,
+                                            nullptr,
+                                            extras.has_sinks
+                                                ? in[end].template data<float>()
+                                                : nullptr,
+                                            extras.parameters,
+                                            out[0])
+                              .narrow(written.first, written.count);
+                        }
+                        kernels::cpu::attend(problems);
+                        *out[1].template data<std::uint8_t>() = 0;
+                      });
+  return AppendedRows{made[0], made[1]};
 }
 
 mx::array quantized_attention(const mx::array& q,
@@ -172,8 +244,9 @@ mx::array quantized_attention(const mx::array& q,
                 in[4], in[5], in[6], v_format.first, v_format.second),
             extras.mask(in.subspan(7)),
             extras.sinks(in.subspan(7)),
-            extras.parameters);
-        attend(problem, out[0].template data<float>());
+            extras.parameters,
+            out[0]);
+        attend({&problem, 1});
       })[0];
 }
 

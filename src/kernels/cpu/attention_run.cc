@@ -1,5 +1,5 @@
-// Heads and runs of queries are tasks, or, where those are few, runs of keys,
-// whose results are added.
+// Heads and runs of queries are tasks, or, where those are few or long, runs of
+// keys, whose results are added.
 #include "kernels/cpu/attention_run.h"
 
 #include <algorithm>
@@ -169,41 +169,61 @@ std::vector<int> split_keys(int num_keys) {
 }
 
 // Attention of one problem: each place, a run of queries of the heads that
-// share a key head, is a task, or, where those are few, each of its splits.
+// share a key head, is a task, or each of its splits.
 class Run {
  public:
-  Run(const AttentionProblem& problem, float* y)
+  explicit Run(const AttentionProblem& problem)
       : p_(problem),
-        y_(y),
         starts_(split_keys(problem.keys)),
         splits_(static_cast<int>(starts_.size()) - 1),
         run_size_(std::clamp(kRowsPerTask / p_.group(), 1, p_.queries)),
         runs_((p_.queries + run_size_ - 1) / run_size_),
         places_(p_.batch * p_.kv_heads * runs_),
-        side_by_side_(splits_ > 1 && places_ < 4 * num_threads()),
         part_floats_(static_cast<std::size_t>(run_size_) * p_.group() *
-                     (2 + p_.value_size)) {
-    parts_ = scratch<PartsTag>(places_ * parts_per_place() * part_floats_);
+                     (2 + p_.value_size)) {}
+
+  std::size_t num_products() const {
+    return static_cast<std::size_t>(p_.batch) * p_.heads * p_.queries *
+           p_.keys * p_.head_size;
+  }
+  int num_places() const { return places_; }
+
+  // Makes tasks of the splits, if there are several, of places with more than
+  // so many multiplications.
+  void split_if_above(std::size_t num_products) {
+    side_by_side_ =
+        splits_ > 1 && this->num_products() > places_ * num_products;
+  }
+  bool side_by_side() const { return side_by_side_; }
+  int num_tasks() const { return places_ * parts_per_place(); }
+  std::size_t num_floats() const { return num_tasks() * part_floats_; }
+  void use(float* memory) { parts_ = memory; }
+
+  // If not side_by_side(), finishes the place, too.
+  void run_task(int i) const {
+    if (side_by_side_) return attend_split(i / splits_, i % splits_);
+    attend_all(i);
+    finish(i);
   }
 
-  void operator()() const {
-    const std::size_t work = static_cast<std::size_t>(p_.batch) * p_.heads *
-                             p_.queries * p_.keys * p_.head_size;
-    const int tasks = places_ * parts_per_place();
-    auto attend = [&](int i) {
-      side_by_side_ ? attend_split(i / splits_, i % splits_) : attend_all(i);
-    };
-    auto finish = [&](int place) { this->finish(place); };
-    if (work < kSmallWork) {
-      for (int i = 0; i < tasks; ++i) attend(i);
-      for (int i = 0; i < places_; ++i) finish(i);
-      return;
-    }
-    parallel_for(tasks, attend);
-    if (p_.queries == 1) {
-      for (int i = 0; i < places_; ++i) finish(i);
-    } else {
-      parallel_for(places_, finish);
+  // Adds up a place's splits.
+  void finish(int place) const {
+    const AttentionTask task = task_of(place);
+    const int first_query = place % runs_ * run_size_;
+    const int first_head = place / runs_ * p_.group();  // of all batch rows'
+    const Part all = part(place, 0, task.num_rows());
+    for (int row = 0; row < task.num_rows(); ++row) {
+      for (int i = 1; i < parts_per_place(); ++i) {
+        fold(part(place, i, task.num_rows()), row, p_.value_size, all);
+      }
+      const int head = first_head + row / task.num_queries;
+      const int query = first_query + row % task.num_queries;
+      normalize(all,
+                row,
+                p_.sinks != nullptr ? p_.sinks + head % p_.heads : nullptr,
+                p_.value_size,
+                p_.y + head * p_.y_head_stride +
+                    static_cast<std::size_t>(query) * p_.value_size);
     }
   }
 
@@ -262,40 +282,56 @@ class Run {
             task.head_size, task.num_rows())));
   }
 
-  void finish(int place) const {
-    const AttentionTask task = task_of(place);
-    const int first_query = place % runs_ * run_size_;
-    const int first_head = place / runs_ * p_.group();  // of all batch rows'
-    const Part all = part(place, 0, task.num_rows());
-    for (int row = 0; row < task.num_rows(); ++row) {
-      for (int i = 1; i < parts_per_place(); ++i) {
-        fold(part(place, i, task.num_rows()), row, p_.value_size, all);
-      }
-      const int head = first_head + row / task.num_queries;
-      const int query = first_query + row % task.num_queries;
-      normalize(all,
-                row,
-                p_.sinks != nullptr ? p_.sinks + head % p_.heads : nullptr,
-                p_.value_size,
-                y_ + (static_cast<std::size_t>(head) * p_.queries + query) *
-                         p_.value_size);
-    }
-  }
-
   const AttentionProblem& p_;
-  float* y_;
   std::vector<int> starts_;
   int splits_;
   int run_size_;
   int runs_;
   int places_;
-  bool side_by_side_;
   std::size_t part_floats_;
-  float* parts_;
+  bool side_by_side_ = false;
+  float* parts_ = nullptr;
 };
 
 }  // namespace
 
-void attend(const AttentionProblem& problem, float* y) { Run(problem, y)(); }
+void attend(std::span<const AttentionProblem> problems) {
+  std::vector<Run> runs(problems.begin(), problems.end());
+  std::size_t num_products = 0;
+  for (const Run& run : runs) num_products += run.num_products();
+  struct Piece {
+    const Run* run;
+    int index;
+  };
+  std::vector<Piece> tasks;
+  std::vector<Piece> ends;  // places to finish
+  std::size_t num_floats = 0;
+  for (Run& run : runs) {
+    // Quarters of a thread's share are small enough to keep all busy.
+    run.split_if_above(num_products / (4 * num_threads()));
+    num_floats += run.num_floats();
+    for (int i = 0; i < run.num_tasks(); ++i) tasks.push_back({&run, i});
+    if (!run.side_by_side()) continue;
+    for (int i = 0; i < run.num_places(); ++i) ends.push_back({&run, i});
+  }
+  float* memory = scratch<PartsTag>(num_floats);
+  for (Run& run : runs) {
+    run.use(memory);
+    memory += run.num_floats();
+  }
+  auto each = [](const std::vector<Piece>& pieces, bool few, const auto& f) {
+    const int count = static_cast<int>(pieces.size());
+    if (!few) return parallel_for(count, [&](int i) { f(pieces[i]); });
+    for (int i = 0; i < count; ++i) f(pieces[i]);
+  };
+  each(tasks, num_products < kSmallWork, [](const Piece& task) {
+    task.run->run_task(task.index);
+  });
+  const bool few_ends = std::ranges::all_of(
+      problems, [](const auto& p) { return p.queries == 1; });
+  each(ends, few_ends || num_products < kSmallWork, [](const Piece& end) {
+    end.run->finish(end.index);
+  });
+}
 
 }  // namespace mlxlm::kernels::cpu

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include <mlx/mlx.h>
@@ -44,7 +45,7 @@ struct Heads {
 };
 
 // What attention is of: [B, H, L, D] queries with keys and values of H_kv
-// heads.
+// heads, and where its result goes: y [B, H, L, D_v].
 struct AttentionProblem {
   Heads q;
   Heads k;  // these or those
@@ -52,6 +53,8 @@ struct AttentionProblem {
   std::optional<QuantizedHeads> quantized_k;
   std::optional<QuantizedHeads> quantized_v;
   int batch, heads, kv_heads, queries, keys, head_size, value_size;
+  float* y;
+  std::size_t y_head_stride;
   const mx::array* mask;  // [B, H, L, T], or null
   const float* sinks;     // [H], or null
   const AttentionParameters& parameters;
@@ -63,7 +66,8 @@ struct AttentionProblem {
                    int num_keys,
                    const mx::array* mask,
                    const float* sinks,
-                   const AttentionParameters& parameters)
+                   const AttentionParameters& parameters,
+                   mx::array& y)
       : q(q),
         k(k),
         v(v),
@@ -74,6 +78,8 @@ struct AttentionProblem {
         keys(num_keys),
         head_size(q.shape(3)),
         value_size(v.shape(3)),
+        y(y.data<float>()),
+        y_head_stride(static_cast<std::size_t>(queries) * value_size),
         mask(mask),
         sinks(sinks),
         parameters(parameters) {}
@@ -83,7 +89,8 @@ struct AttentionProblem {
                    QuantizedHeads v,
                    const mx::array* mask,
                    const float* sinks,
-                   const AttentionParameters& parameters)
+                   const AttentionParameters& parameters,
+                   mx::array& y)
       : q(q),
         quantized_k(std::move(k)),
         quantized_v(std::move(v)),
@@ -94,15 +101,24 @@ struct AttentionProblem {
         keys(quantized_k->num_rows()),
         head_size(q.shape(3)),
         value_size(quantized_v->row_size()),
+        y(y.data<float>()),
+        y_head_stride(static_cast<std::size_t>(queries) * value_size),
         mask(mask),
         sinks(sinks),
         parameters(parameters) {}
 
   int group() const { return heads / kv_heads; }
+
+  // `count` of the queries from `first` on, and their part of y.
+  void narrow(int first, int count) {
+    q.data += first * q.token_stride;
+    y += static_cast<std::size_t>(first) * value_size;
+    queries = count;
+  }
 };
 
-// y [B, H, L, D_v]. A row's result is the same, bit by bit, whatever the number
-// of queries and of threads.
-void attend(const AttentionProblem& problem, float* y);
+// All of these, side by side. A query's result is the same, bit by bit,
+// whatever the number of queries, of problems and of threads.
+void attend(std::span<const AttentionProblem> problems);
 
 }  // namespace mlxlm::kernels::cpu

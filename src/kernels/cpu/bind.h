@@ -72,6 +72,12 @@ AppendedAttention append_attention(const mx::array& q,
                                    int num_keys,
                                    const AttentionParameters& parameters);
 
+std::optional<AppendedRows> append_rows(const mx::array& q,
+                                        const mx::array& k,
+                                        const mx::array& v,
+                                        std::span<const BatchRow> rows,
+                                        const AttentionParameters& parameters);
+
 mx::array norm_rope(const mx::array& x,
                     int num_heads,
                     const Norm* norm,

@@ -169,6 +169,73 @@ TEST_P(CpuRowsAttention, BatchesOfTheSameLength) {
   }
 }
 
+// Rows of all lengths in one operation, which also writes their keys.
+TEST_P(CpuRowsAttention, RowsOfABatch) {
+  auto c = GetParam();
+  struct Row {
+    int num_tokens, num_keys;
+    mx::array keys, values;
+  };
+  std::vector<Row> rows;
+  int num_tokens = 0;
+  for (auto [tokens, keys] : {std::pair{1, c.keys}, {3, 5}, {1, 1}, {9, 140}}) {
+    mx::Shape shape{1, c.kv_heads, keys + 7, c.head_size};
+    rows.push_back({tokens, keys, random(shape), random(shape)});
+    num_tokens += tokens;
+  }
+  AttentionParameters parameters{
+      .scale = 0.3f, .softcap = 3.0f, .sinks = random({c.heads})};
+  auto q = random({1, c.heads, num_tokens, c.head_size});
+  auto k = random({1, c.kv_heads, num_tokens, c.head_size});
+  auto v = random({1, c.kv_heads, num_tokens, c.head_size});
+  std::vector<mx::array> alone;
+  int first = 0;
+  std::vector<BatchRow> batch;
+  for (const Row& row : rows) {
+    auto own = [&](const mx::array& x) {
+      return part(x, 2, first, first + row.num_tokens);
+    };
+    const int at = row.num_keys - row.num_tokens;
+    auto made = cpu_.append_attention(own(q),
+                                      own(k),
+                                      own(v),
+                                      mx::copy(row.keys),
+                                      mx::copy(row.values),
+                                      at,
+                                      row.num_keys,
+                                      parameters);
+    alone.insert(alone.end(), {made.out, made.keys, made.values});
+    batch.push_back({mx::copy(row.keys),
+                     mx::copy(row.values),
+                     std::nullopt,
+                     row.num_tokens,
+                     at,
+                     row.num_keys});
+    first += row.num_tokens;
+  }
+  mx::eval(alone);
+  auto made = cpu_.append_rows(q, k, v, batch, parameters);
+  ASSERT_TRUE(made);
+  first = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const int end = first + rows[i].num_tokens;
+    EXPECT_TRUE(same_bits(part(made->out, 2, first, end), alone[3 * i])) << i;
+    auto buffers =
+        mx::depends({batch[i].keys, batch[i].values}, {made->written});
+    EXPECT_TRUE(same_bits(buffers[0], alone[3 * i + 1])) << i;
+    EXPECT_TRUE(same_bits(buffers[1], alone[3 * i + 2])) << i;
+    first = end;
+  }
+}
+
+TEST_F(CpuRows, NoBatchOfRowsInHalfPrecision) {
+  auto x = mx::zeros({1, 1, 2, 4}, mx::float32);
+  auto half = mx::zeros({1, 1, 8, 4}, mx::float16);
+  const std::vector<BatchRow> rows{{half, half, std::nullopt, 1, 0, 1},
+                                   {half, half, std::nullopt, 1, 0, 1}};
+  EXPECT_FALSE(cpu_.append_rows(x, x, x, rows, {}));
+}
+
 TEST_F(CpuRows, AttentionToQuantizedRows) {
   const int keys = 900;
   auto q = random({1, 4, 5, 64});

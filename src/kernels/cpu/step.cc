@@ -101,8 +101,9 @@ class Decoding {
           position + 1,
           nullptr,
           layer.sinks ? layer.sinks->data<float>() : nullptr,
-          layer.attention);
-      attend(problem, layer.end_in[0].data<float>());
+          layer.attention,
+          layer.end_in[0]);
+      attend({&problem, 1});
       run_finish_layer(layer.end, layer.end_in, x_[(i + 1) % 2]);
     }
     float* normed = normed_.data<float>();

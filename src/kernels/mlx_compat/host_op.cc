@@ -1,5 +1,7 @@
 #include "kernels/mlx_compat/host_op.h"
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -12,6 +14,8 @@
 
 namespace mlxlm::kernels {
 namespace {
+
+std::atomic<std::int64_t> busy_nanoseconds = 0;
 
 class HostPrimitive : public mx::Primitive {
  public:
@@ -44,10 +48,15 @@ class HostPrimitive : public mx::Primitive {
       encoder.set_output_array(output);
       weak_outputs.push_back(mx::array::unsafe_weak_copy(output));
     }
-    encoder.dispatch(
-        [function = function_,
-         in = std::move(weak_inputs),
-         out = std::move(weak_outputs)]() mutable { function(in, out); });
+    encoder.dispatch([function = function_,
+                      in = std::move(weak_inputs),
+                      out = std::move(weak_outputs)]() mutable {
+      const auto start = std::chrono::steady_clock::now();
+      function(in, out);
+      busy_nanoseconds +=
+          std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
+              .count();
+    });
   }
 
   void eval_gpu(const std::vector<mx::array>&,
@@ -116,6 +125,10 @@ std::vector<mx::array> host_op(const char* name,
                                       std::move(function));
   return mx::array::make_arrays(
       std::move(shapes), dtypes, std::move(primitive), std::move(inputs));
+}
+
+double host_op_seconds() {
+  return static_cast<double>(busy_nanoseconds) * 1e-9;
 }
 
 }  // namespace mlxlm::kernels

@@ -33,4 +33,7 @@ std::vector<mx::array> host_op(const char* name,
                                std::vector<mx::array> inputs,
                                HostFunction function);
 
+// How long such functions have run since the program began.
+double host_op_seconds();
+
 }  // namespace mlxlm::kernels
