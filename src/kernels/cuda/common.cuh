@@ -1,27 +1,39 @@
-// What the CUDA kernels share. Plain CUDA C++ for NVRTC and nvcc, T being
-// __nv_bfloat16 or __half.
+// What the CUDA kernels share. Plain CUDA C++ for NVRTC and nvcc, without
+// headers: T is BFloat16 or Half.
 #pragma once
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 namespace mlxlm {
 
 using u32 = unsigned int;
 
-__device__ inline float to_float(__nv_bfloat16 x) {
-  return __bfloat162float(x);
+struct BFloat16 {
+  unsigned short bits;
+};
+struct Half {
+  unsigned short bits;
+};
+
+__device__ inline float to_float(BFloat16 x) {
+  return __uint_as_float(x.bits << 16);
 }
-__device__ inline float to_float(__half x) { return __half2float(x); }
+__device__ inline float to_float(Half x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
 template <class T>
 __device__ T from_float(float x);
 template <>
-__device__ inline __nv_bfloat16 from_float(float x) {
-  return __float2bfloat16(x);
+__device__ inline BFloat16 from_float(float x) {
+  BFloat16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
 }
 template <>
-__device__ inline __half from_float(float x) {
-  return __float2half(x);
+__device__ inline Half from_float(float x) {
+  Half y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
 }
 
 // Two numbers of type T in one register, the first in the low half.
@@ -29,13 +41,14 @@ template <class T>
 struct Pair;
 
 template <>
-struct Pair<__nv_bfloat16> {
+struct Pair<BFloat16> {
   static __device__ float2 floats(u32 x) {
     return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u)};
   }
   static __device__ u32 of(float a, float b) {
-    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<u32*>(&v);
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
   }
   static __device__ u32 fma(u32 a, u32 b, u32 c) {
     u32 d;
@@ -55,6 +68,10 @@ struct Pair<__nv_bfloat16> {
     const u32 low = fma(of_nibbles(q), 0x3f803f80u, 0xc300c300u);
     return fma(high, 0x41804180u, low);
   }
+  static __device__ u32 integers_of_nibbles(u32 q) {
+    return fma(of_nibbles(q), 0x3f803f80u, 0xc300c300u);
+  }
+  static __device__ u32 integers_of_bytes(u32 q) { return of_bytes(q); }
   // d += a b: a 16 rows of 16, b 16 by 8 columns.
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -65,13 +82,15 @@ struct Pair<__nv_bfloat16> {
 };
 
 template <>
-struct Pair<__half> {
+struct Pair<Half> {
   static __device__ float2 floats(u32 x) {
-    return __half22float2(*reinterpret_cast<__half2*>(&x));
+    return {to_float(Half{static_cast<unsigned short>(x)}),
+            to_float(Half{static_cast<unsigned short>(x >> 16)})};
   }
   static __device__ u32 of(float a, float b) {
-    __half2 v = __floats2half2_rn(a, b);
-    return *reinterpret_cast<u32*>(&v);
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
   }
   // 1024 + q has q in the last bits of its fraction.
   static constexpr float kNibbleOffset = 1024;
@@ -82,12 +101,33 @@ struct Pair<__half> {
   static __device__ u32 of_bytes(u32 q) {
     return (q & 0x00ff00ffu) | 0x64006400u;
   }
+  static __device__ u32 fma(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
+  static __device__ u32 integers_of_nibbles(u32 q) {
+    return fma(of_nibbles(q), 0x3c003c00u, 0xe400e400u);
+  }
+  static __device__ u32 integers_of_bytes(u32 q) {
+    return fma(of_bytes(q), 0x3c003c00u, 0xe400e400u);
+  }
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
+};
+
+// One quantized matrix [N, K].
+template <class T>
+struct QuantizedMatrix {
+  const u32* words;
+  const T* scales;
+  const T* zeros;
+  const T* bias;  // [N] or null
+  int num_rows;
 };
 
 // The sum over `width` neighbouring lanes, in all of them.

@@ -10,23 +10,25 @@ namespace mlxlm {
 constexpr int kAttentionThreads = 128;
 constexpr int kTileKeys = 64;
 
-// Where the tokens of a row and head lie; dimensions are next to each other.
-struct KeyStrides {
-  long long row;
-  long long head;
-  long long token;
+// A sequence's buffers: [Hkv, capacity, D].
+template <class T>
+struct AttendedRow {
+  T* keys;
+  T* values;
+  int at;        // of the new token
+  int num_keys;  // that it sees
+  int capacity_tokens;
 };
 
+// The new tokens of some sequences.
 template <class T>
 struct DecodeAttention {
-  const T* q;  // [B, H, 1, D]
-  const T* k;  // [B, Hkv, num_keys, D]
+  const T* q;  // [H, rows, D]
+  const T* k;  // [Hkv, rows, D]: the new keys
   const T* v;
-  KeyStrides k_strides;
-  KeyStrides v_strides;
+  int num_rows;
   int num_heads;
   int num_kv_heads;
-  int num_keys;
   float scale;
   float softcap;  // 0: off
 };
@@ -34,11 +36,33 @@ struct DecodeAttention {
 constexpr float kLog2e = 1.4426950408889634f;
 #define MLXLM_MINUS_INFINITY __int_as_float(0xff800000)
 
-// QUERIES: query heads of a block, a divisor of H / Hkv. Grid: shares, key
-// heads times (H / Hkv / QUERIES), rows. sums [B, H, shares, D] float32,
-// weights [B, H, shares, 2]: largest score, base 2, and sum of exponentials.
+// Puts the new token's key and value of a head where they belong.
+template <class T, int D>
+__device__ void append_head(const DecodeAttention<T>& a,
+                            const AttendedRow<T>& own,
+                            int row,
+                            int kv_head) {
+  constexpr int kPart = 16 / sizeof(T);
+  const size_t from = (static_cast<size_t>(kv_head) * a.num_rows + row) * D;
+  const size_t to =
+      (static_cast<size_t>(kv_head) * own.capacity_tokens + own.at) * D;
+  const int i = threadIdx.x % (D / kPart);
+  if (threadIdx.x < D / kPart) {
+    reinterpret_cast<uint4*>(own.keys + to)[i] =
+        reinterpret_cast<const uint4*>(a.k + from)[i];
+  } else if (threadIdx.x < 2 * D / kPart) {
+    reinterpret_cast<uint4*>(own.values + to)[i] =
+        reinterpret_cast<const uint4*>(a.v + from)[i];
+  }
+}
+
+// Appends the new tokens and attends. QUERIES: query heads of a block, a
+// divisor of H / Hkv. Grid: shares, key heads times (H / Hkv / QUERIES), rows.
+// sums [rows, H, shares, D] float32, weights [rows, H, shares, 2]: largest
+// score, base 2, and sum of exponentials.
 template <class T, int D, int QUERIES>
 __device__ void decode_attention(const DecodeAttention<T>& a,
+                                 const AttendedRow<T>& own,
                                  float* sums,
                                  float* weights) {
   constexpr int kLanes = 8;          // per key
@@ -59,12 +83,17 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
   const int kv_head = blockIdx.y / parts;
   const int head = blockIdx.y * QUERIES;
   const int row = blockIdx.z;
-  const int tiles = (a.num_keys + kTileKeys - 1) / kTileKeys;
+  const int tiles = (own.num_keys + kTileKeys - 1) / kTileKeys;
   const int first_tile = tiles * share / num_shares;
   const int last_tile = tiles * (share + 1) / num_shares;
+  // Blocks of the same key head write the same, and read it themselves.
+  if (own.at >= first_tile * kTileKeys && own.at < last_tile * kTileKeys) {
+    append_head<T, D>(a, own, row, kv_head);
+  }
 
-  const T* k = a.k + row * a.k_strides.row + kv_head * a.k_strides.head;
-  const T* v = a.v + row * a.v_strides.row + kv_head * a.v_strides.head;
+  const size_t first_key = static_cast<size_t>(kv_head) * own.capacity_tokens;
+  const T* k = own.keys + first_key * D;
+  const T* v = own.values + first_key * D;
   const int lane = threadIdx.x % kLanes;
   const int key_of_step = threadIdx.x / kLanes;
   const int dims = threadIdx.x % (D / 2) * 2;
@@ -74,7 +103,7 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
 #pragma unroll
   for (int i = 0; i < QUERIES; ++i) {
     const T* from =
-        a.q + (static_cast<size_t>(row) * a.num_heads + head + i) * D;
+        a.q + (static_cast<size_t>(head + i) * a.num_rows + row) * D;
 #pragma unroll
     for (int j = 0; j < kDims; ++j) {
       // Lanes take 8 dimensions in turn, so that their loads are next to each
@@ -88,6 +117,7 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
     totals[threadIdx.x] = 0;
   }
   float sum[QUERIES][2] = {};
+  __syncthreads();
 
   for (int tile = first_tile; tile < last_tile; ++tile) {
     const int begin = tile * kTileKeys;
@@ -95,19 +125,19 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       const int key =
-          min(begin + s * kKeysPerStep + key_of_step, a.num_keys - 1);
+          min(begin + s * kKeysPerStep + key_of_step, own.num_keys - 1);
 #pragma unroll
       for (int j = 0; j < kDims / 8; ++j) {
         keys[s][j] = *reinterpret_cast<const uint4*>(
-            k + key * a.k_strides.token + j * 8 * kLanes + lane * 8);
+            k + static_cast<size_t>(key) * D + j * 8 * kLanes + lane * 8);
       }
     }
     u32 values[kSubsetKeys];
 #pragma unroll
     for (int i = 0; i < kSubsetKeys; ++i) {
-      const int key = min(begin + subset * kSubsetKeys + i, a.num_keys - 1);
-      values[i] =
-          *reinterpret_cast<const u32*>(v + key * a.v_strides.token + dims);
+      const int key = min(begin + subset * kSubsetKeys + i, own.num_keys - 1);
+      values[i] = *reinterpret_cast<const u32*>(
+          v + static_cast<size_t>(key) * D + dims);
     }
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
@@ -131,8 +161,8 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
         float score = lane_sum<kLanes>(dot[i]);
         if (lane == i % kLanes) {
           if (a.softcap > 0) score = a.softcap * tanhf(score / a.softcap);
-          scores[key][i] =
-              begin + key < a.num_keys ? score * kLog2e : MLXLM_MINUS_INFINITY;
+          scores[key][i] = begin + key < own.num_keys ? score * kLog2e
+                                                      : MLXLM_MINUS_INFINITY;
         }
       }
     }
@@ -202,17 +232,19 @@ __device__ void decode_attention(const DecodeAttention<T>& a,
   }
 }
 
-// Grid: B * H blocks of D threads. sinks [H], base e, or null.
+// Grid: H, rows; blocks of D threads. sinks [H], base e, or null; out [rows, H,
+// D].
 template <class T, int D>
 __device__ void combine_shares(const float* sums,
                                const float* weights,
                                int num_shares,
-                               int num_heads,
                                const float* sinks,
                                T* out) {
-  const size_t first = static_cast<size_t>(blockIdx.x) * num_shares;
-  const float sink = sinks != nullptr ? sinks[blockIdx.x % num_heads] * kLog2e
-                                      : MLXLM_MINUS_INFINITY;
+  const int num_heads = gridDim.x;
+  const size_t first =
+      (static_cast<size_t>(blockIdx.y) * num_heads + blockIdx.x) * num_shares;
+  const float sink =
+      sinks != nullptr ? sinks[blockIdx.x] * kLog2e : MLXLM_MINUS_INFINITY;
   float highest = sink;
   for (int s = 0; s < num_shares; ++s) {
     highest = fmaxf(highest, weights[(first + s) * 2]);
@@ -225,8 +257,8 @@ __device__ void combine_shares(const float* sums,
     total += factor * weights[(first + s) * 2 + 1];
     sum += factor * sums[(first + s) * D + threadIdx.x];
   }
-  out[static_cast<size_t>(blockIdx.x) * D + threadIdx.x] =
-      from_float<T>(sum / total);
+  out[(static_cast<size_t>(blockIdx.y) * num_heads + blockIdx.x) * D +
+      threadIdx.x] = from_float<T>(sum / total);
 }
 
 }  // namespace mlxlm

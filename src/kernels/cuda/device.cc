@@ -8,6 +8,7 @@ namespace {
 // CUdevice_attribute's numbers.
 constexpr int kMultiprocessorCount = 16;
 constexpr int kComputeCapabilityMajor = 75;
+constexpr int kComputeCapabilityMinor = 76;
 constexpr int kMaxSharedMemoryPerBlockOptin = 97;
 
 DeviceLimits read_limits() {
@@ -23,6 +24,7 @@ DeviceLimits read_limits() {
     return get(&value, attribute, 0) == 0 ? value : 0;
   };
   return {.compute_capability_major = read(kComputeCapabilityMajor),
+          .compute_capability_minor = read(kComputeCapabilityMinor),
           .num_processors = read(kMultiprocessorCount),
           .shared_bytes_per_block = read(kMaxSharedMemoryPerBlockOptin)};
 }

@@ -5,6 +5,7 @@ namespace mlxlm::kernels::cuda {
 
 struct DeviceLimits {
   int compute_capability_major = 0;
+  int compute_capability_minor = 0;
   int num_processors = 0;
   int shared_bytes_per_block = 0;
 };

@@ -1,7 +1,6 @@
 #include "kernels/cuda/matmul.h"
 
 #include <algorithm>
-#include <bit>
 #include <string>
 
 #include <mlx/mlx.h>
@@ -38,24 +37,6 @@ Plan plan(std::size_t num_rows, const Linear& linear, int visit) {
   return {rows, chunk, blocks, words * 4};
 }
 
-// Names the inputs of a matrix for the kernel and returns how the body builds
-// it: {words, scales, zeros, bias, rows}.
-std::string add_matrix(Launch& call,
-                       const Linear& linear,
-                       mx::Dtype dtype,
-                       int i) {
-  const std::string n = std::to_string(i);
-  call.inputs.emplace_back("w" + n, linear.weight);
-  call.inputs.emplace_back("s" + n, *linear.scales);
-  call.inputs.emplace_back("z" + n, *linear.zeros);
-  if (linear.bias) {
-    call.inputs.emplace_back("b" + n, mx::astype(*linear.bias, dtype));
-  }
-  return "{w" + n + ", s" + n + ", z" + n + ", " +
-         (linear.bias ? "b" + n : std::string("nullptr")) + ", w" + n +
-         "_shape[0]}";
-}
-
 // The start of every call: x, the norm and the constants.
 Launch start(const std::string& name,
              const mx::array& x,
@@ -67,21 +48,45 @@ Launch start(const std::string& name,
   if (norm != nullptr) {
     call.inputs.emplace_back("norm", mx::astype(*norm->weight, x.dtype()));
   }
-  call.constants = {
-      {"T", x.dtype()},
-      {"BITS", linear.bits},
-      {"GROUP", linear.group_size},
-      {"M", plan.rows},
-      {"CHUNK", plan.chunk},
-      {"EPS", norm != nullptr ? std::bit_cast<int>(norm->eps) : 0}};
-  call.body =
-      std::string("  const NormedRows<T> rows{x, x_shape[0] * x_shape[1], ") +
-      (norm != nullptr ? "norm" : "nullptr") +
-      ", __int_as_float(EPS)};\n"
-      "  const int size = s0_shape[1] * GROUP;\n";
+  call.constants = {{"T", x.dtype()},
+                    {"BITS", linear.bits},
+                    {"GROUP", linear.group_size},
+                    {"M", plan.rows},
+                    {"CHUNK", plan.chunk}};
+  call.scalars = {{"num_rows", static_cast<int>(num_rows_of(x))},
+                  {"size", columns_of(linear)},
+                  {"eps", norm != nullptr ? norm->eps : 0.0f}};
   call.threads = kThreads;
   call.shared_bytes = plan.shared_bytes;
   return call;
+}
+
+std::string text_of_rows(const Norm* norm) {
+  return std::string("  const NormedRows<T> rows{x, num_rows, ") +
+         (norm != nullptr ? "norm" : "nullptr") + ", eps};\n";
+}
+
+}  // namespace
+
+int columns_of(const Linear& linear) {
+  return linear.scales->shape(-1) * linear.group_size;
+}
+
+void add_matrix(Launch& call, const Linear& linear, mx::Dtype dtype, int i) {
+  const std::string n = std::to_string(i);
+  call.inputs.emplace_back("w" + n, linear.weight);
+  call.inputs.emplace_back("s" + n, *linear.scales);
+  call.inputs.emplace_back("z" + n, *linear.zeros);
+  if (linear.bias) {
+    call.inputs.emplace_back("b" + n, mx::astype(*linear.bias, dtype));
+  }
+  call.scalars.emplace_back("n" + n, linear.weight.shape(0));
+}
+
+std::string text_of_matrix(const Linear& linear, int i) {
+  const std::string n = std::to_string(i);
+  return "{w" + n + ", s" + n + ", z" + n + ", " +
+         (linear.bias ? "b" + n : std::string("nullptr")) + ", n" + n + "}";
 }
 
 const char* function_of(Activation activation) {
@@ -103,19 +108,17 @@ const char* function_of(Activation activation) {
   return "[](float x) { return x; }";
 }
 
-}  // namespace
-
-int columns_of(const Linear& linear) {
-  return linear.scales->shape(-1) * linear.group_size;
-}
-
-bool suits_few_rows(const mx::array& x, const Linear& linear) {
-  return x.ndim() == 3 && num_rows_of(x) <= kMaxRows &&
+bool suits_kernels(const mx::array& x, const Linear& linear) {
+  return x.ndim() == 3 &&
          (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) &&
          linear.quantized() && linear.mode == "affine" &&
          (linear.bits == 4 || linear.bits == 8) && linear.group_size >= 32 &&
          linear.weight.ndim() == 2 && linear.scales->dtype() == x.dtype() &&
          linear.zeros && linear.plain();
+}
+
+bool suits_few_rows(const mx::array& x, const Linear& linear) {
+  return num_rows_of(x) <= kMaxRows && suits_kernels(x, linear);
 }
 
 std::vector<mx::array> few_rows_linear(const mx::array& x,
@@ -127,27 +130,31 @@ std::vector<mx::array> few_rows_linear(const mx::array& x,
   auto call = start("norm_linear", x, norm, *linears[0], how);
   const int count = static_cast<int>(linears.size());
   call.name += std::to_string(count);
-  call.constants.emplace_back("SCALE", std::bit_cast<int>(scale));
-  std::string matrices;
-  std::string outputs;
+  call.scalars.emplace_back("scale", scale);
   int tiles = 0;
   for (int i = 0; i < count; ++i) {
     const int size = linears[i]->weight.shape(0);
-    matrices += add_matrix(call, *linears[i], x.dtype(), i) + ", ";
-    outputs += "y" + std::to_string(i) + ", ";
+    add_matrix(call, *linears[i], x.dtype(), i);
     call.output_names.push_back("y" + std::to_string(i));
     call.output_shapes.push_back(shape_with_last(x, size));
     call.output_dtypes.push_back(x.dtype());
     tiles += (size + 15) / 16;
   }
   if (residual != nullptr) call.inputs.emplace_back("residual", *residual);
-  const std::string n = "[" + std::to_string(count) + "]";
-  call.body += "  const QuantizedMatrix<T> matrices" + n + " = {" + matrices +
-               "};\n  T* const outputs" + n + " = {" + outputs +
-               "};\n  mlxlm::norm_linear<T, BITS, GROUP, M, CHUNK>("
-               "matrices, outputs, rows, " +
-               (residual != nullptr ? "residual" : "nullptr") +
-               ", __int_as_float(SCALE), size);\n";
+  call.body = [&] {
+    std::string matrices;
+    std::string outputs;
+    for (int i = 0; i < count; ++i) {
+      matrices += text_of_matrix(*linears[i], i) + ", ";
+      outputs += "y" + std::to_string(i) + ", ";
+    }
+    const std::string n = "[" + std::to_string(count) + "]";
+    return text_of_rows(norm) + "  const QuantizedMatrix<T> matrices" + n +
+           " = {" + matrices + "};\n  T* const outputs" + n + " = {" + outputs +
+           "};\n  mlxlm::norm_linear<T, BITS, GROUP, M, CHUNK>("
+           "matrices, outputs, rows, " +
+           (residual != nullptr ? "residual" : "nullptr") + ", scale, size);\n";
+  };
   call.blocks_x = std::min(tiles, how.blocks);
   return launch(call);
 }
@@ -160,13 +167,16 @@ mx::array few_rows_gated(const mx::array& x,
   const auto how = plan(num_rows_of(x), gate, 2);
   auto call = start("norm_gated", x, norm, gate, how);
   call.name += std::to_string(static_cast<int>(activation));
-  const auto first = add_matrix(call, gate, x.dtype(), 0);
-  const auto second = add_matrix(call, up, x.dtype(), 1);
-  call.body += "  const QuantizedMatrix<T> gate = " + first +
-               ";\n  const QuantizedMatrix<T> up = " + second +
-               ";\n  mlxlm::norm_gated<T, BITS, GROUP, M, CHUNK>("
-               "gate, up, y, rows, size, " +
-               function_of(activation) + ");\n";
+  add_matrix(call, gate, x.dtype(), 0);
+  add_matrix(call, up, x.dtype(), 1);
+  call.body = [&] {
+    return text_of_rows(norm) +
+           "  const QuantizedMatrix<T> gate = " + text_of_matrix(gate, 0) +
+           ";\n  const QuantizedMatrix<T> up = " + text_of_matrix(up, 1) +
+           ";\n  mlxlm::norm_gated<T, BITS, GROUP, M, CHUNK>("
+           "gate, up, y, rows, size, " +
+           function_of(activation) + ");\n";
+  };
   const int size = gate.weight.shape(0);
   call.output_names = {"y"};
   call.output_shapes = {shape_with_last(x, size)};

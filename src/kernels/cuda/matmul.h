@@ -3,8 +3,10 @@
 
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/seam.h"
 
 namespace mlxlm::kernels::cuda {
@@ -12,7 +14,17 @@ namespace mlxlm::kernels::cuda {
 // K of a quantized matrix [N, K].
 int columns_of(const Linear& linear);
 
-// Whether the kernel for few rows can multiply x [B, L, K] with this matrix.
+// Whether the kernels here can multiply x [B, L, K] with this matrix.
+bool suits_kernels(const mx::array& x, const Linear& linear);
+
+// Adds the inputs of matrix i to a call, and the text of its QuantizedMatrix.
+void add_matrix(Launch& call, const Linear& linear, mx::Dtype dtype, int i);
+std::string text_of_matrix(const Linear& linear, int i);
+
+// The text of a function of a float.
+const char* function_of(Activation activation);
+
+// Whether that for few rows can.
 bool suits_few_rows(const mx::array& x, const Linear& linear);
 
 // x W^T + b for up to three matrices that suit, x normalized first where a norm

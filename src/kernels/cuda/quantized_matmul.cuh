@@ -15,16 +15,6 @@ namespace mlxlm {
 constexpr int kMatmulWarps = 8;
 constexpr int kMatmulThreads = kMatmulWarps * 32;
 
-// One quantized matrix [N, K].
-template <class T>
-struct QuantizedMatrix {
-  const u32* words;
-  const T* scales;
-  const T* zeros;
-  const T* bias;  // [N] or null
-  int num_rows;
-};
-
 // Rows of x, at most the M of the kernel; norm_weight null: x as it is.
 template <class T>
 struct NormedRows {

@@ -101,6 +101,7 @@ class CudaStep : public Step {
       call.inputs.emplace_back("k" + number, rows[i].keys);
       call.inputs.emplace_back("v" + number, rows[i].values);
     }
+    call.scalars = {{"capacity_tokens", rows[0].keys.shape(2)}};
     auto made = launch(call);
     position_ = made[1];
     last_step() = made[1];
@@ -132,8 +133,9 @@ class CudaStep : public Step {
   Launch start(const StepSpec& spec,
                const StepProgram& program,
                int num_stages) {
-    static const std::string kText = std::string(k_step_stream) + k_step_input +
-                                     k_step_linear + k_step_attention + k_step;
+    static const std::string kText = std::string(k_async) + k_step_stream +
+                                     k_step_input + k_step_linear +
+                                     k_step_attention + k_step;
     const int blocks = device_limits().num_processors;
     const int size = columns_of(*spec.embedding);
     const int heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;
@@ -144,7 +146,8 @@ class CudaStep : public Step {
     Launch call{
         .name = "decoding_step",
         .header = kText.c_str(),
-        .body = body_of(static_cast<int>(spec.layers.size())),
+        .body = [count = static_cast<int>(
+                     spec.layers.size())] { return body_of(count); },
         .inputs = {{"operations", operations_},
                    {"barrier", barrier_},
                    {"frequencies", frequencies_}},
@@ -189,7 +192,7 @@ class CudaStep : public Step {
     for (int i = 0; i < num_layers; ++i) {
       const auto n = std::to_string(i);
       body += "    caches[" + n + "] = {const_cast<T*>(k" + n +
-              "), const_cast<T*>(v" + n + "), k0_shape[2]};\n";
+              "), const_cast<T*>(v" + n + "), capacity_tokens};\n";
     }
     return body + R"(  }
   StepArguments<T> a{};
@@ -204,9 +207,7 @@ class CudaStep : public Step {
   a.hidden_size = HIDDEN;
   a.vocabulary_size = VOCABULARY;
   a.logits = logits;
-  a.barrier = reinterpret_cast<unsigned long long*>(
-      const_cast<unsigned long*>(
-          reinterpret_cast<const unsigned long*>(barrier)));
+  a.barrier = const_cast<unsigned long long*>(barrier);
   a.frequencies = frequencies;
   a.state = state;
   a.heads = heads;

@@ -45,11 +45,18 @@ std::vector<std::uint64_t> addresses(const std::vector<mx::array>& arrays) {
     for (std::size_t i = 0; i < kAtATime; ++i) {
       // Of one type and always as many, so that one kernel does for all.
       const auto& array = arrays[std::min(begin + i, arrays.size() - 1)];
-      const auto name = "a" + std::to_string(i);
-      call.inputs.emplace_back(name, mx::view(array, mx::uint16));
-      call.body += "  y[" + std::to_string(i) +
-                   "] = reinterpret_cast<unsigned long long>(" + name + ");\n";
+      call.inputs.emplace_back("a" + std::to_string(i),
+                               mx::view(array, mx::uint16));
     }
+    call.body = [] {
+      std::string text;
+      for (std::size_t i = 0; i < kAtATime; ++i) {
+        const auto n = std::to_string(i);
+        text += "  y[" + n + "] = reinterpret_cast<unsigned long long>(a" + n +
+                ");\n";
+      }
+      return text;
+    };
     auto made = launch(call)[0];
     made.eval();
     const auto* data = made.data<std::uint64_t>();

@@ -3,7 +3,7 @@
 // barrier over all blocks.
 #pragma once
 
-#include "common.cuh"
+#include "async.cuh"
 
 namespace mlxlm {
 
@@ -16,44 +16,6 @@ constexpr int kLoadWarps = 2;
 constexpr int kLoadThreads = kLoadWarps * 32;
 constexpr int kBlockThreads = kStepThreads + kResultThreads + kLoadThreads;
 
-__device__ inline u32 shared_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
-
-// Shared memory's barriers for copies: `count` arrivals and the bytes expected.
-__device__ inline void barrier_init(unsigned long long* barrier, int count) {
-  asm volatile(
-      "mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-      "r"(count));
-}
-__device__ inline void barrier_arrive(unsigned long long* barrier) {
-  asm volatile(
-      "mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier))
-      : "memory");
-}
-__device__ inline void barrier_wait(unsigned long long* barrier, u32 parity) {
-  u32 done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "mbarrier.try_wait.parity.shared.b64 done, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, done;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-  }
-}
-
-// Copies 16 bytes. (With a hint that the memory isn't read again CUDA 13.0's
-// assembler makes illegal instructions.)
-__device__ inline void copy_in(void* to, const void* from) {
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)),
-      "l"(from)
-      : "memory");
-}
 // Ends a stage's copies and waits until all but the last two stages are there:
 // more requests than memory works on delay what blocks tell each other.
 __device__ inline void end_stage() {

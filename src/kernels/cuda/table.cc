@@ -5,7 +5,10 @@
 #include <mlx/mlx.h>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/heads.h"
+#include "kernels/cuda/logits.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/wide.h"
 #include "kernels/reference.h"
 #include "kernels/shapes.h"
 #include "kernels/tables.h"
@@ -55,28 +58,56 @@ const Linear& expanded_if(const mx::array& x,
   return room;
 }
 
+using Linears = std::span<const Linear* const>;
+
 // Whether one call can do all: same format, few matrices.
-bool suit_together(const mx::array& x, std::span<const Linear* const> linears) {
+template <class Suits>
+bool suit_together(const mx::array& x, Linears linears, const Suits& suits) {
   return linears.size() <= 3 &&
          std::all_of(linears.begin(), linears.end(), [&](const Linear* each) {
-           return suits_few_rows(x, *each) && each->bits == linears[0]->bits &&
+           return suits(x, *each) && each->bits == linears[0]->bits &&
                   each->group_size == linears[0]->group_size;
          });
 }
 
+// Which of the kernels multiplies.
+enum class Kernel { none, few_rows, many_rows };
+
+Kernel kernel_for(const mx::array& x, Linears linears) {
+  // Measured on an H100 over the shapes of an 8B llama.
+  constexpr std::size_t kManyRowsFrom = 8;
+  if (num_rows_of(x) >= kManyRowsFrom &&
+      suit_together(x, linears, suits_many_rows)) {
+    return Kernel::many_rows;
+  }
+  return suit_together(x, linears, suits_few_rows) ? Kernel::few_rows
+                                                   : Kernel::none;
+}
+
+std::vector<mx::array> multiplied(Kernel kernel,
+                                  const mx::array& x,
+                                  const Norm* norm,
+                                  Linears linears,
+                                  const mx::array* residual,
+                                  float scale) {
+  return kernel == Kernel::many_rows
+             ? many_rows_linear(x, norm, linears, residual, scale)
+             : few_rows_linear(x, norm, linears, residual, scale);
+}
+
 std::vector<mx::array> norm_linear(const mx::array& x,
                                    const Norm* norm,
-                                   std::span<const Linear* const> linears) {
-  if (suit_together(x, linears)) {
+                                   Linears linears) {
+  if (const auto kernel = kernel_for(x, linears); kernel != Kernel::none) {
     const auto input = normalized(x, norm);
-    return few_rows_linear(input, norm, linears, nullptr, 1.0f);
+    return multiplied(kernel, input, norm, linears, nullptr, 1.0f);
   }
   std::vector<mx::array> results;
   const auto n = norm != nullptr ? reference_table().norm(x, *norm) : x;
   for (const Linear* each : linears) {
     const Linear* const one[] = {each};
-    if (suit_together(x, one)) {
-      results.push_back(few_rows_linear(n, nullptr, one, nullptr, 1.0f)[0]);
+    if (const auto kernel = kernel_for(x, one); kernel != Kernel::none) {
+      results.push_back(multiplied(kernel, n, nullptr, one, nullptr, 1.0f)[0]);
     } else {
       Linear room{mx::array(0.0f)};
       results.push_back(reference::linear(n, expanded_if(n, *each, room)));
@@ -91,10 +122,11 @@ mx::array linear_residual(const mx::array& x,
                           const mx::array* residual,
                           float scale) {
   const Linear* const one[] = {&linear};
-  if (suit_together(x, one) && post_norm == nullptr &&
+  const auto kernel = kernel_for(x, one);
+  if (kernel != Kernel::none && post_norm == nullptr &&
       (residual == nullptr || residual->dtype() == x.dtype()) &&
       (residual != nullptr || scale == 1.0f)) {
-    return few_rows_linear(x, nullptr, one, residual, scale)[0];
+    return multiplied(kernel, x, nullptr, one, residual, scale)[0];
   }
   Linear room{mx::array(0.0f)};
   return reference_table().linear_residual(
@@ -108,9 +140,11 @@ mx::array norm_gated_mlp(const mx::array& x,
                          Activation activation) {
   if (gate != nullptr) {
     const Linear* const both[] = {gate, &up};
-    if (suit_together(x, both)) {
+    if (const auto kernel = kernel_for(x, both); kernel != Kernel::none) {
       const auto input = normalized(x, norm);
-      return few_rows_gated(input, norm, *gate, up, activation);
+      return kernel == Kernel::many_rows
+                 ? many_rows_gated(input, norm, *gate, up, activation)
+                 : few_rows_gated(input, norm, *gate, up, activation);
     }
   }
   Linear gate_room{mx::array(0.0f)};
@@ -121,16 +155,6 @@ mx::array norm_gated_mlp(const mx::array& x,
       gate != nullptr ? &expanded_if(x, *gate, gate_room) : nullptr,
       expanded_if(x, up, up_room),
       activation);
-}
-
-mx::array attention(const mx::array& q,
-                    const mx::array& k,
-                    const mx::array& v,
-                    const AttentionParameters& parameters) {
-  if (suits_decode(q, k, v, parameters)) {
-    return decode_attention(q, k, v, parameters);
-  }
-  return reference_table().attention(q, k, v, parameters);
 }
 
 mx::array head(const mx::array& x, const Norm* norm, const Linear& linear) {
@@ -148,7 +172,11 @@ const Table& cuda_table() {
     table.norm_linear = cuda::norm_linear;
     table.linear_residual = cuda::linear_residual;
     table.norm_gated_mlp = cuda::norm_gated_mlp;
-    table.attention = cuda::attention;
+    table.norm_heads = cuda::norm_heads;
+    table.log_softmax = cuda::log_softmax;
+    table.argmax = cuda::argmax;
+    table.append_attention = cuda::append_attention;
+    table.append_rows = cuda::append_rows;
     table.head = cuda::head;
     return table;
   }();

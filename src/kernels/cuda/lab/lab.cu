@@ -11,9 +11,9 @@
 
 #include "decode_attention.cuh"
 #include "quantized_matmul.cuh"
+#include "values.h"
 
 using namespace mlxlm;
-using T = __nv_bfloat16;
 
 #define CHECK(x)                                                       \
   do {                                                                 \
@@ -111,21 +111,21 @@ struct HostMatrix {
         zeros(scales.size()) {
     for (auto& w : words) w = rng();
     std::uniform_real_distribution<float> u(0.5, 1.5);
-    for (auto& s : scales) s = __float2bfloat16(u(rng) * 0.01f);
-    for (auto& s : zeros) s = __float2bfloat16(-u(rng) * 0.08f);
+    for (auto& s : scales) s = rounded(u(rng) * 0.01f);
+    for (auto& s : zeros) s = rounded(-u(rng) * 0.08f);
   }
   double at(int r, int c) const {
     u32 w = words[(size_t(r) * k + c) * bits / 32];
     u32 q = (w >> (c * bits % 32)) & ((1u << bits) - 1);
     size_t g = size_t(r) * (k / group) + c / group;
-    return double(__bfloat162float(scales[g])) * q + __bfloat162float(zeros[g]);
+    return double(number(scales[g])) * q + number(zeros[g]);
   }
 };
 
 std::vector<T> random_values(size_t count, float scale) {
   std::normal_distribution<float> d;
   std::vector<T> v(count);
-  for (auto& x : v) x = __float2bfloat16(d(rng) * scale);
+  for (auto& x : v) x = rounded(d(rng) * scale);
   return v;
 }
 
@@ -170,20 +170,19 @@ void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
       got.data(), y, got.size() * sizeof(T), cudaMemcpyDeviceToHost));
   for (int m = 0; m < rows; ++m) {
     double square = 0;
-    for (int c = 0; c < k; ++c)
-      square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
+    for (int c = 0; c < k; ++c) square += pow(number(x[size_t(m) * k + c]), 2);
     const float inverse = norm ? 1 / sqrtf(square / k + 1e-5f) : 1;
     for (int row = 0; row < n; row += check ? 1 : n / 7) {
       double sum = 0, size = 0;
       for (int c = 0; c < k; ++c) {
-        float v = __bfloat162float(x[size_t(m) * k + c]);
-        if (norm) v = v * inverse * __bfloat162float(weight[c]);
+        float v = number(x[size_t(m) * k + c]);
+        if (norm) v = v * inverse * number(weight[c]);
         sum += host.at(row, c) * v;
         size += fabs(host.at(row, c) * v);
       }
-      sum += __bfloat162float(residual[size_t(m) * n + row]);
+      sum += number(residual[size_t(m) * n + row]);
       worst = std::max(worst,
-                       fabs(sum - __bfloat162float(got[size_t(m) * n + row])) /
+                       fabs(sum - number(got[size_t(m) * n + row])) /
                            (fabs(sum) + size / sqrt(k)));
     }
   }
@@ -261,20 +260,18 @@ void gated(int n, int k, int rows) {
   double worst = 0;
   for (int m = 0; m < rows; ++m) {
     double square = 0;
-    for (int c = 0; c < k; ++c)
-      square += pow(__bfloat162float(x[size_t(m) * k + c]), 2);
+    for (int c = 0; c < k; ++c) square += pow(number(x[size_t(m) * k + c]), 2);
     const float inverse = 1 / sqrtf(square / k + 1e-5f);
     for (int row = 0; row < n; row += n / 7) {
       double sg = 0, su = 0;
       for (int c = 0; c < k; ++c) {
-        float v = __bfloat162float(x[size_t(m) * k + c]) * inverse *
-                  __bfloat162float(weight[c]);
+        float v = number(x[size_t(m) * k + c]) * inverse * number(weight[c]);
         sg += g.at(row, c) * v, su += u.at(row, c) * v;
       }
       double want = sg / (1 + exp(-sg)) * su;
-      worst = std::max(worst,
-                       fabs(want - __bfloat162float(got[size_t(m) * n + row])) /
-                           (fabs(want) + 1));
+      worst = std::max(
+          worst,
+          fabs(want - number(got[size_t(m) * n + row])) / (fabs(want) + 1));
     }
   }
   const double us = time_us(launch, copies);
@@ -295,16 +292,20 @@ void gated(int n, int k, int rows) {
 
 template <int D, int Q>
 __global__ void attention_kernel(DecodeAttention<T> a,
+                                 AttendedRow<T> row,
                                  float* sums,
                                  float* weights) {
-  decode_attention<T, D, Q>(a, sums, weights);
+  const size_t at =
+      size_t(blockIdx.z) * a.num_kv_heads * row.capacity_tokens * D;
+  row.keys += at, row.values += at;
+  decode_attention<T, D, Q>(a, row, sums, weights);
 }
 template <int D>
 __global__ void combine_kernel(const float* sums,
                                const float* weights,
                                int shares,
                                T* out) {
-  combine_shares<T, D>(sums, weights, shares, 1, nullptr, out);
+  combine_shares<T, D>(sums, weights, shares, nullptr, out);
 }
 
 template <int D, int Q>
@@ -321,13 +322,23 @@ void attention(int b, int h, int hkv, int keys, int capacity, int shares) {
   CHECK(cudaMalloc(&out, q.size() * 2));
   CHECK(cudaMalloc(&sums, q.size() * shares * 4));
   CHECK(cudaMalloc(&weights, size_t(b) * h * shares * 8));
-  KeyStrides st{(long long)hkv * capacity * D, (long long)capacity * D, D};
+  // The new tokens are those that are there already.
+  auto newest = [&](const std::vector<T>& from) {
+    std::vector<T> all;
+    for (int i = 0; i < hkv; ++i) {
+      for (int r = 0; r < b; ++r) {
+        const T* own = &from[((size_t(r) * hkv + i) * capacity + keys - 1) * D];
+        all.insert(all.end(), own, own + D);
+      }
+    }
+    return upload(all);
+  };
+  T *new_k = newest(k), *new_v = newest(v);
   auto launch = [&](cudaStream_t s, int i) {
-    DecodeAttention<T> a{
-        qd, ks[i], vs[i], st, st, h, hkv, keys, 1 / sqrtf(D), 0};
-    attention_kernel<D, Q>
-        <<<dim3(shares, h / Q, b), kAttentionThreads, 0, s>>>(a, sums, weights);
-    combine_kernel<D><<<b * h, D, 0, s>>>(sums, weights, shares, out);
+    const DecodeAttention<T> a{qd, new_k, new_v, b, h, hkv, 1 / sqrtf(D), 0};
+    attention_kernel<D, Q><<<dim3(shares, h / Q, b), kAttentionThreads, 0, s>>>(
+        a, {ks[i], vs[i], keys - 1, keys, capacity}, sums, weights);
+    combine_kernel<D><<<dim3(h, b), D, 0, s>>>(sums, weights, shares, out);
   };
   launch(0, 0);
   CHECK(cudaDeviceSynchronize());
@@ -342,18 +353,16 @@ void attention(int b, int h, int hkv, int keys, int capacity, int shares) {
       for (int t = 0; t < keys; ++t) {
         double s = 0;
         for (int d = 0; d < D; ++d)
-          s += double(__bfloat162float(q[(size_t(r) * h + i) * D + d])) *
-               __bfloat162float(k[base + size_t(t) * D + d]);
+          s += double(number(q[(size_t(i) * b + r) * D + d])) *
+               number(k[base + size_t(t) * D + d]);
         p[t] = exp(s / sqrt(D)), total += p[t];
       }
       for (int d = 0; d < D; ++d) {
         double y = 0;
         for (int t = 0; t < keys; ++t)
-          y += p[t] * __bfloat162float(v[base + size_t(t) * D + d]);
-        worst =
-            std::max(worst,
-                     fabs(y / total -
-                          __bfloat162float(got[(size_t(r) * h + i) * D + d])));
+          y += p[t] * number(v[base + size_t(t) * D + d]);
+        worst = std::max(
+            worst, fabs(y / total - number(got[(size_t(r) * h + i) * D + d])));
       }
     }
   const double us = time_us(launch, copies);
@@ -371,6 +380,7 @@ void attention(int b, int h, int hkv, int keys, int capacity, int shares) {
       worst,
       us,
       100 * bytes / us / bandwidth_bytes_per_us);
+  cudaFree(new_k), cudaFree(new_v);
   for (auto* p : ks) cudaFree(p);
   for (auto* p : vs) cudaFree(p);
 }

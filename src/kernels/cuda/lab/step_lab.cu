@@ -13,9 +13,9 @@
 #define MLXLM_STEP_TRACE
 #endif
 #include "step.cuh"
+#include "values.h"
 
 using namespace mlxlm;
-using T = __nv_bfloat16;
 #ifndef STAGES
 #define STAGES 8
 #endif
@@ -62,7 +62,7 @@ X* room(size_t count) {
 std::vector<T> values(size_t n, float scale, float around = 0) {
   std::normal_distribution<float> d;
   std::vector<T> v(n);
-  for (auto& x : v) x = __float2bfloat16(around + d(rng) * scale);
+  for (auto& x : v) x = rounded(around + d(rng) * scale);
   return v;
 }
 
@@ -79,8 +79,7 @@ __global__ void fill_values(T* p, size_t n, float around, float spread, u32 s) {
        i += size_t(gridDim.x) * blockDim.x) {
     u32 x = u32(i) * 2654435761u + s;
     x ^= x >> 15, x *= 2246822519u, x ^= x >> 13;
-    p[i] =
-        __float2bfloat16(around + spread * (float(x & 0xffff) / 65536 - .5f));
+    p[i] = rounded(around + spread * (float(x & 0xffff) / 65536 - .5f));
   }
 }
 
@@ -116,8 +115,7 @@ double at(const Matrix& m, size_t r, int c) {
   const u32 w = m.words[(r * m.columns + c) * kBits / 32];
   const u32 q = (w >> (c * kBits % 32)) & ((1u << kBits) - 1);
   const size_t g = r * (m.columns / kGroup) + c / kGroup;
-  return double(__bfloat162float(m.scales[g])) * q +
-         __bfloat162float(m.zeros[g]);
+  return double(number(m.scales[g])) * q + number(m.zeros[g]);
 }
 std::vector<double> product(const Matrix& m, const std::vector<double>& x) {
   std::vector<double> y(m.device.num_rows);
@@ -131,7 +129,7 @@ std::vector<double> normed(const std::vector<double>& x,
   for (double v : x) s += v * v;
   const double f = 1 / std::sqrt(s / x.size() + 1e-5);
   auto y = x;
-  for (size_t i = 0; i < x.size(); ++i) y[i] *= f * __bfloat162float(w[i]);
+  for (size_t i = 0; i < x.size(); ++i) y[i] *= f * number(w[i]);
   return y;
 }
 
@@ -278,7 +276,7 @@ struct Model {
   std::vector<double> reference(int t, int p) {
     std::vector<double> x(s.size);
     for (int c = 0; c < s.size; ++c)
-      x[c] = __bfloat162float(__float2bfloat16(at(embedding, t, c)));
+      x[c] = number(rounded(at(embedding, t, c)));
     const int kv = s.kv_heads * kHead;
     for (auto& l : layers) {
       auto n = normed(x, l.n1);
@@ -302,9 +300,9 @@ struct Model {
       for (int h = 0; h < s.heads; ++h) {
         const int g = h / (s.heads / s.kv_heads);
         auto key = [&](int j, int d) {
-          return j == p ? k[g * kHead + d]
-                        : __bfloat162float(
-                              keys[(size_t(g) * s.capacity + j) * kHead + d]);
+          return j == p
+                     ? k[g * kHead + d]
+                     : number(keys[(size_t(g) * s.capacity + j) * kHead + d]);
         };
         std::vector<double> w(p + 1);
         double most = -1e300, total = 0;
@@ -317,9 +315,9 @@ struct Model {
           for (int d = 0; d < kHead; ++d)
             out[h * kHead + d] +=
                 w[j] / total *
-                (j == p ? v[g * kHead + d]
-                        : __bfloat162float(
-                              vals[(size_t(g) * s.capacity + j) * kHead + d]));
+                (j == p
+                     ? v[g * kHead + d]
+                     : number(vals[(size_t(g) * s.capacity + j) * kHead + d]));
       }
       auto y = product(l.o, out);
       for (int i = 0; i < s.size; ++i) x[i] += y[i];
