@@ -10,19 +10,10 @@
 #include <vector>
 
 #include "decode_attention.cuh"
+#include "lab.h"
 #include "quantized_matmul.cuh"
-#include "values.h"
 
 using namespace mlxlm;
-
-#define CHECK(x)                                                       \
-  do {                                                                 \
-    cudaError_t e = (x);                                               \
-    if (e != cudaSuccess) {                                            \
-      printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); \
-      exit(1);                                                         \
-    }                                                                  \
-  } while (0)
 
 template <class U>
 U* upload(const std::vector<U>& v) {
@@ -33,35 +24,6 @@ U* upload(const std::vector<U>& v) {
 }
 
 double bandwidth_bytes_per_us = 1;
-
-// Microseconds of one call: a captured graph of many, so that launches don't
-// count.
-double time_us(const std::function<void(cudaStream_t, int)>& launch,
-               int copies) {
-  cudaStream_t stream;
-  CHECK(cudaStreamCreate(&stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  const int calls = std::max(copies, 40);
-  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  for (int i = 0; i < calls; ++i) launch(stream, i % copies);
-  CHECK(cudaStreamEndCapture(stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t a, b;
-  cudaEventCreate(&a), cudaEventCreate(&b);
-  std::vector<double> times;
-  for (int i = 0; i < 7; ++i) {
-    CHECK(cudaEventRecord(a, stream));
-    CHECK(cudaGraphLaunch(exec, stream));
-    CHECK(cudaEventRecord(b, stream));
-    CHECK(cudaStreamSynchronize(stream));
-    float ms;
-    cudaEventElapsedTime(&ms, a, b);
-    times.push_back(ms * 1e3 / calls);
-  }
-  std::sort(times.begin(), times.end());
-  return times[3];
-}
 
 template <int BITS, int GROUP, int M, int CHUNK, int COUNT>
 __global__ void norm_linear_kernel(QuantizedMatrix<T> w0,

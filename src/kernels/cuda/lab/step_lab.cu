@@ -12,22 +12,13 @@
 #ifdef TRACE
 #define MLXLM_STEP_TRACE
 #endif
+#include "lab.h"
 #include "step.cuh"
-#include "values.h"
 
 using namespace mlxlm;
 #ifndef STAGES
 #define STAGES 8
 #endif
-
-#define CHECK(call)                                                    \
-  do {                                                                 \
-    cudaError_t e = (call);                                            \
-    if (e != cudaSuccess) {                                            \
-      printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); \
-      exit(1);                                                         \
-    }                                                                  \
-  } while (0)
 
 constexpr int kGroup = 64, kBits = 4, kHead = 128;
 template <int MAX_SIZE>

@@ -8,19 +8,10 @@
 #include <random>
 #include <vector>
 
-#include "values.h"
+#include "lab.h"
 #include "wide_output.cuh"
 
 using namespace mlxlm;
-
-#define CHECK(x)                                                       \
-  do {                                                                 \
-    cudaError_t e = (x);                                               \
-    if (e != cudaSuccess) {                                            \
-      printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); \
-      exit(1);                                                         \
-    }                                                                  \
-  } while (0)
 
 constexpr int kBlocks = 132;
 
@@ -117,33 +108,6 @@ std::vector<U> download(const U* p, size_t count) {
   std::vector<U> v(count);
   CHECK(cudaMemcpy(v.data(), p, count * sizeof(U), cudaMemcpyDeviceToHost));
   return v;
-}
-
-double time_us(const std::function<void(cudaStream_t, int)>& launch,
-               int copies) {
-  cudaStream_t stream;
-  CHECK(cudaStreamCreate(&stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  const int calls = std::max(copies, 20);
-  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  for (int i = 0; i < calls; ++i) launch(stream, i % copies);
-  CHECK(cudaStreamEndCapture(stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t a, b;
-  cudaEventCreate(&a), cudaEventCreate(&b);
-  std::vector<double> times;
-  for (int i = 0; i < 7; ++i) {
-    CHECK(cudaEventRecord(a, stream));
-    CHECK(cudaGraphLaunch(exec, stream));
-    CHECK(cudaEventRecord(b, stream));
-    CHECK(cudaStreamSynchronize(stream));
-    float ms;
-    cudaEventElapsedTime(&ms, a, b);
-    times.push_back(ms * 1e3 / calls);
-  }
-  std::sort(times.begin(), times.end());
-  return times[3];
 }
 
 double weight(const std::vector<u32>& w,
