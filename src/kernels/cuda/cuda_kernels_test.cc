@@ -137,7 +137,7 @@ TEST_F(CudaKernels, GatedProducts) {
                                 Activation::gelu_fast,
                                 Activation::relu,
                                 Activation::relu_squared}) {
-    for (int rows : {1, 16}) {
+    for (int rows : {1, 16, 300}) {
       const Linear gate = quantized(72, 320, 4, 64, mx::bfloat16);
       const Linear up = quantized(72, 320, 4, 64, mx::bfloat16);
       const Norm norm{.weight = random({320}, mx::bfloat16), .eps = 1e-6f};
