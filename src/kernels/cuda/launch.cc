@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <sstream>
 
 #include <mlx/primitives.h>
 
@@ -43,7 +44,8 @@ std::string key_of(const Launch& call) {
   for (const auto& [name, value] : call.inputs) {
     key += ' ';
     key += name;
-    key += type_name(value.dtype())[0];
+    key += ':';
+    key += type_name(value.dtype());
   }
   for (const auto& [name, value] : call.constants) {
     key += ' ';
@@ -63,9 +65,12 @@ const Kernel& kernel_of(const Launch& call, const std::string& key) {
   static std::map<std::string, Kernel> kernels;
   auto place = kernels.find(key);
   if (place == kernels.end()) {
-    // MLX tells kernels apart by their names.
-    const std::string function =
-        "mlxlm_" + call.name + "_" + std::to_string(kernels.size());
+    // MLX tells kernels apart by their names, which are part of the text: the
+    // same in each process, so that what one compiled serves the next.
+    std::ostringstream name;
+    name << "mlxlm_" << call.name << '_' << std::hex
+         << std::hash<std::string>{}(key);
+    const std::string function = name.str();
     place =
         kernels
             .emplace(
