@@ -39,6 +39,21 @@ std::vector<std::string> CliTest::command(
   return arguments;
 }
 
+std::vector<std::string> CliTest::endless_command() const {
+  return command({"generate",
+                  "--model",
+                  model(),
+                  "--tokens",
+                  "1,2",
+                  "--ignore-eos",
+                  "-m",
+                  "-1",
+                  "--max-kv-size",
+                  "16",
+                  "--logit-bias",
+                  "65:1000"});
+}
+
 ProcessOptions CliTest::process_options(const std::string& input) const {
   ProcessOptions options;
   options.input = input;

@@ -26,6 +26,8 @@ class CliTest : public ::testing::Test {
 
   // The program with these arguments, and a time limit.
   std::vector<std::string> command(std::vector<std::string> arguments) const;
+  // The model writes visible text for ever, in a cache that doesn't grow.
+  std::vector<std::string> endless_command() const;
   ProcessOptions process_options(const std::string& input = "") const;
   ProcessResult run(const std::vector<std::string>& arguments,
                     const std::string& input = "") const;

@@ -161,19 +161,7 @@ TEST_F(CliRanks, EndWhenOneIsKilled) {
   }
   write_text(path("hosts.json"), hosts.dump());
   environment_["MLX_HOSTFILE"] = path("hosts.json");
-  // Visible text for ever, in a cache that doesn't grow.
-  const auto endless = command({"generate",
-                                "--model",
-                                model(),
-                                "--tokens",
-                                "1,2",
-                                "--ignore-eos",
-                                "-m",
-                                "-1",
-                                "--max-kv-size",
-                                "16",
-                                "--logit-bias",
-                                "65:1000"});
+  const auto endless = endless_command();
   environment_["MLX_RANK"] = "0";
   Process first(endless, process_options());
   environment_["MLX_RANK"] = "1";

@@ -13,19 +13,7 @@ class CliSignals : public CliTest {
  protected:
   void SetUp() override {
     write_model({.num_layers = 1});
-    // Visible text for ever, in a cache that doesn't grow.
-    endless_ = command({"generate",
-                        "--model",
-                        model(),
-                        "--tokens",
-                        "1,2",
-                        "--ignore-eos",
-                        "-m",
-                        "-1",
-                        "--max-kv-size",
-                        "16",
-                        "--logit-bias",
-                        "65:1000"});
+    endless_ = endless_command();
   }
 
   std::vector<std::string> endless_;
