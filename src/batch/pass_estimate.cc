@@ -106,11 +106,10 @@ std::vector<PassEstimate::Node> PassEstimate::nodes(int num_tokens,
     for (const auto& sibling : array.siblings()) outside.insert(sibling.id());
   }
   for (const auto& cache : caches) rows.push_back(&cache);
-  std::vector<mx::array> ends{
-      model_->forward_at({0},
-                         token_row(std::vector<int>(num_tokens, 0)),
-                         join_rows(rows, counts),
-                         std::nullopt)};
+  const auto tokens = token_row(std::vector<int>(num_tokens, 0));
+  // With embeddings it goes layer by layer, which takes the most.
+  std::vector<mx::array> ends{model_->forward_at(
+      {0}, tokens, join_rows(rows, counts), model_->embed(tokens))};
   if (begins)
     std::ranges::for_each(caches, [&](auto& each) { quantize(each); });
   Ids appended_to;  // in place

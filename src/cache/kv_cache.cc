@@ -49,10 +49,17 @@ KeysAndValues KVCache::update(const mx::array& keys, const mx::array& values) {
   return keys_and_values();
 }
 
-void KVCache::took_in_place(const mx::array& after) {
-  auto made = mx::depends({rows_.keys.plain(), rows_.values.plain()}, {after});
-  rows_.keys.changed_to(std::move(made[0]));
-  rows_.values.changed_to(std::move(made[1]));
+bool KVCache::make_room_in_place() {
+  if (rows_.empty() || rows_.keys.format().quantized() || !rows_.sole()) {
+    return false;
+  }
+  rows_.reserve(rows_, 1, offset_);
+  return true;
+}
+
+void KVCache::took_in_place(const mx::array& written) {
+  rows_.keys.written_by(written);
+  rows_.values.written_by(written);
   ++offset_;
 }
 

@@ -35,13 +35,11 @@ class KVCache : public AttentionCache {
   // The part in use; only if not empty().
   KeysAndValues keys_and_values() const { return rows_.slice(0, offset_); }
 
-  // Whether one more token's key and value may be written to the rows as they
-  // are, at offset(); and that `after`'s evaluation has done so.
-  bool has_room_in_place() const {
-    return !rows_.empty() && !rows_.keys.format().quantized() &&
-           offset_ < rows_.count() && rows_.sole();
-  }
-  void took_in_place(const mx::array& after);
+  // Whether one more token's key and value may be written to the rows'
+  // buffers, at offset(), which this makes room for; and that who does so will
+  // have done when `written` is computed.
+  bool make_room_in_place();
+  void took_in_place(const mx::array& written);
 
   bool is_trimmable() const override { return true; }
   int trim(int num_tokens) override;

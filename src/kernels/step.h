@@ -1,5 +1,5 @@
-// A decoding step as one operation: one new token through a whole decoder,
-// where an implementation has that for a decoder of this shape.
+// A decoding step as one operation: one new token of each row through a whole
+// decoder, where an implementation has that for a decoder of this shape.
 #pragma once
 
 #include <memory>
@@ -45,25 +45,38 @@ struct StepSpec {
   const Linear* head = nullptr;
 };
 
-// Buffers of a layer, [1, Hkv, T, Dh].
-struct StepRows {
+// Of a layer, [1, Hkv, T, Dh].
+struct StepBuffers {
   mx::array keys;
   mx::array values;
+};
+
+// What a step takes a token further.
+struct StepRow {
+  int position = 0;                 // the token's
+  std::vector<StepBuffers> layers;  // all of one T, larger than the position
+};
+
+struct Stepped {
+  mx::array logits;   // float32 [1, N, V]
+  mx::array written;  // once it is computed, the buffers have the new rows
 };
 
 class Step {
  public:
   virtual ~Step() = default;
 
-  // Reads a token, an integer [1, 1], at this position, writes its keys and
-  // values into the rows in place (as in Table::append_attention) and returns
-  // the logits, float32 [1, 1, V]. `rows` are all of one T, which is larger
-  // than the position.
-  virtual mx::array operator()(const mx::array& token,
-                               std::span<const StepRows> rows,
-                               int position) = 0;
+  // Reads a token of each row, integers [1, N], and writes its keys and values
+  // into the buffers in place, as Table::append_rows does. `after`: what must
+  // be computed before the buffers are as they should be.
+  virtual Stepped operator()(const mx::array& tokens,
+                             std::span<const StepRow> rows,
+                             std::span<const mx::array> after) = 0;
 
-  // The dtype that rows must have.
+  // Whether N may be larger than 1.
+  virtual bool takes_batches() const = 0;
+
+  // The dtype that buffers must have.
   virtual mx::Dtype dtype() const = 0;
 };
 

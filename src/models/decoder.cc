@@ -307,6 +307,11 @@ mx::array Decoder::forward_at(
     const mx::array& tokens,
     const PromptCache& cache,
     const std::optional<mx::array>& input_embeddings) {
+  if (step_ && step_->takes_batches() && !input_embeddings) {
+    if (auto logits = step_->run(tokens, cache)) {
+      return finish_logits(take_positions(*logits, positions));
+    }
+  }
   auto h = run_layers(tokens, cache, input_embeddings);
   return logits_of(take_positions(h, positions), pointer(norm_));
 }

@@ -1,7 +1,10 @@
 #include "models/decoder_step.h"
 
+#include <algorithm>
+
 #include <mlx/mlx.h>
 
+#include "cache/batch_cache.h"
 #include "cache/kv_cache.h"
 
 namespace mlxlm {
@@ -62,6 +65,36 @@ std::optional<kernels::StepLayer> step_layer(const ArchSpec& spec,
       .down = &mlp->down};
 }
 
+// The caches of each row, layer by layer; none if some are of other kinds or
+// get several tokens.
+std::vector<std::vector<KVCache*>> rows_of(const PromptCache& cache) {
+  std::vector<std::vector<KVCache*>> rows;
+  for (const CachePtr& layer : cache) {
+    std::vector<Cache*> each{layer.get()};
+    if (const auto* batch = dynamic_cast<const BatchCache*>(layer.get())) {
+      const auto& counts = batch->num_tokens();
+      if (std::ranges::any_of(counts, [](int n) { return n != 1; })) return {};
+      each.clear();
+      for (std::size_t i = 0; i < batch->count(); ++i) {
+        each.push_back((*batch)[i].get());
+      }
+    }
+    rows.resize(each.size());
+    for (std::size_t i = 0; i < each.size(); ++i) {
+      auto* own = dynamic_cast<KVCache*>(each[i]);
+      if (own == nullptr) return {};
+      rows[i].push_back(own);
+    }
+  }
+  return rows;
+}
+
+void add_new(const std::optional<mx::array>& array,
+             std::vector<mx::array>& arrays) {
+  auto same = [&](const mx::array& each) { return each.id() == array->id(); };
+  if (array && std::ranges::none_of(arrays, same)) arrays.push_back(*array);
+}
+
 }  // namespace
 
 std::unique_ptr<DecoderStep> DecoderStep::make(
@@ -91,32 +124,65 @@ std::unique_ptr<DecoderStep> DecoderStep::make(
   }
   auto made = kernels::make_step(step);
   if (made == nullptr) return nullptr;
-  return std::unique_ptr<DecoderStep>(new DecoderStep(std::move(made)));
+  return std::unique_ptr<DecoderStep>(new DecoderStep(step, std::move(made)));
 }
+
+DecoderStep::DecoderStep(const kernels::StepSpec& spec,
+                         std::unique_ptr<kernels::Step> step)
+    : step_(std::move(step)),
+      num_layers_(spec.layers.size()),
+      num_kv_heads_(spec.num_kv_heads),
+      key_size_(spec.layers[0].k->weight.shape(0) / num_kv_heads_),
+      value_size_(spec.layers[0].v->weight.shape(0) / num_kv_heads_) {}
 
 std::optional<mx::array> DecoderStep::run(const mx::array& tokens,
                                           const PromptCache& cache) {
-  if (tokens.size() != 1 || cache.empty()) return std::nullopt;
-  std::vector<kernels::StepRows> rows;
-  for (const auto& each : cache) {
-    const auto* own = dynamic_cast<const KVCache*>(each.get());
-    if (own == nullptr || !own->has_room_in_place() ||
-        own->rows().keys.batch_size() != 1 ||
-        own->rows().keys.plain().dtype() != step_->dtype() ||
-        own->offset() != cache[0]->offset()) {
+  if (cache.size() != num_layers_) return std::nullopt;
+  const auto rows = rows_of(cache);
+  if (rows.empty() || tokens.size() != rows.size() ||
+      (rows.size() > 1 && !takes_batches())) {
+    return std::nullopt;
+  }
+  std::vector<kernels::StepRow> places;
+  std::vector<mx::array> after;
+  for (const auto& row : rows) {
+    auto place = place_of(row, after);
+    if (!place) return std::nullopt;
+    places.push_back(std::move(*place));
+  }
+  auto made = (*step_)(tokens, places, after);
+  // The buffers change behind MLX's back: what reads them must come after this,
+  // in another submission.
+  mx::async_eval(made.logits);
+  for (const auto& row : rows) {
+    for (KVCache* each : row) each->took_in_place(made.written);
+  }
+  return made.logits;
+}
+
+// Adds what must be computed before the buffers are as they should be.
+std::optional<kernels::StepRow> DecoderStep::place_of(
+    const std::vector<KVCache*>& row, std::vector<mx::array>& after) const {
+  kernels::StepRow place{.position = row[0]->offset()};
+  auto fits = [&](const Rows& rows, int size) {
+    const mx::array& buffer = rows.buffer();
+    return buffer.dtype() == step_->dtype() &&
+           buffer.shape() ==
+               mx::Shape{1, num_kv_heads_, row[0]->rows().count(), size};
+  };
+  for (KVCache* each : row) {
+    if (each->offset() != place.position || !each->make_room_in_place()) {
       return std::nullopt;
     }
-    rows.push_back({own->rows().keys.plain(), own->rows().values.plain()});
-    if (rows.back().keys.shape(2) != rows[0].keys.shape(2)) return std::nullopt;
+    const auto& [keys, values] = each->rows();
+    if (!fits(keys, key_size_) || !fits(values, value_size_)) {
+      return std::nullopt;
+    }
+    add_new(keys.written(), after);
+    add_new(values.written(), after);
+    place.layers.push_back({keys.buffer(), values.buffer()});
   }
-  auto logits = (*step_)(tokens, rows, cache[0]->offset());
-  // The rows change behind MLX's back: what reads them must come after this, in
-  // another submission.
-  mx::async_eval(logits);
-  for (const auto& each : cache) {
-    static_cast<KVCache&>(*each).took_in_place(logits);
-  }
-  return logits;
+  return place;
 }
 
 }  // namespace mlxlm

@@ -1,5 +1,5 @@
-// A decoder's next token as one operation, where the kernels have that and the
-// decoder is plain enough.
+// A decoder's next token, of each row of a batch, as one operation, where the
+// kernels have that and the decoder is plain enough.
 #pragma once
 
 #include <memory>
@@ -14,6 +14,8 @@
 
 namespace mlxlm {
 
+class KVCache;
+
 class DecoderStep {
  public:
   // Null where there is none for this decoder. What is passed must outlive it.
@@ -24,16 +26,25 @@ class DecoderStep {
       const std::optional<kernels::Norm>& norm,
       const kernels::Linear& head);
 
-  // tokens [1, 1] -> logits float32 [1, 1, V]; none for other tokens, for
-  // caches of other kinds, and for those that have no room for the token.
+  // A token of each row: tokens [1, N] -> logits float32 [1, N, V]; none for
+  // several tokens of a row, for caches of other kinds, and for those that are
+  // shared.
   std::optional<mx::array> run(const mx::array& tokens,
                                const PromptCache& cache);
+  // Whether N may be larger than 1.
+  bool takes_batches() const { return step_->takes_batches(); }
 
  private:
-  explicit DecoderStep(std::unique_ptr<kernels::Step> step)
-      : step_(std::move(step)) {}
+  DecoderStep(const kernels::StepSpec& spec,
+              std::unique_ptr<kernels::Step> step);
+  std::optional<kernels::StepRow> place_of(const std::vector<KVCache*>& row,
+                                           std::vector<mx::array>& after) const;
 
   std::unique_ptr<kernels::Step> step_;
+  std::size_t num_layers_;
+  int num_kv_heads_;
+  int key_size_;
+  int value_size_;
 };
 
 }  // namespace mlxlm

@@ -1,11 +1,12 @@
-// On the CPU a decoder's step as one operation gives what its layers'
-// operations give, bit for bit.
+// On the CPU a decoder's step as one operation, of one row or of several, gives
+// what its layers' operations give, bit for bit.
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
+#include "cache/batch_cache.h"
 #include "kernels/seam.h"
 #include "models/random_checkpoint.h"
 
@@ -16,12 +17,12 @@ using nlohmann::json;
 
 json config_of(const std::string& type) {
   return {{"model_type", type},
-          {"hidden_size", 64},
+          {"hidden_size", 128},
           {"num_hidden_layers", 3},
           {"intermediate_size", 96},
           {"num_attention_heads", 4},
           {"num_key_value_heads", 2},
-          {"head_dim", 16},
+          {"head_dim", 32},
           {"rms_norm_eps", 1e-5},
           {"vocab_size", 50},
           {"rope_theta", 10000.0},
@@ -35,6 +36,26 @@ json config_of(const std::string& type) {
           {"logits_scaling", 2.0}};
 }
 
+// Tokens [1, L] that differ with `seed`.
+mx::array tokens_like(int seed, int count) {
+  return mx::reshape(
+      mx::remainder(mx::multiply(mx::arange(count), mx::array(2 * seed + 1)),
+                    mx::array(50)),
+      {1, count});
+}
+
+void expect_same_content(const PromptCache& actual,
+                         const PromptCache& expected) {
+  std::vector<mx::array> a;
+  std::vector<mx::array> b;
+  for (const auto& cache : actual) cache->append_arrays_to(a);
+  for (const auto& cache : expected) cache->append_arrays_to(b);
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    EXPECT_TRUE(mx::array_equal(a[i], b[i]).item<bool>()) << i;
+  }
+}
+
 class DecoderStep : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -42,32 +63,102 @@ class DecoderStep : public testing::TestWithParam<const char*> {
       GTEST_SKIP() << "elsewhere the step is a kernel of its own";
     }
   }
+
+  // A row that has read so many tokens, and the same for layer by layer.
+  struct Row {
+    PromptCache cache, by_layers;
+    int seed;
+  };
+  Row row(int seed, int num_tokens) const {
+    Row made{model_->make_cache(), model_->make_cache(), seed};
+    if (num_tokens == 0) return made;
+    for (const auto* cache : {&made.cache, &made.by_layers}) {
+      model_->forward(tokens_like(seed, num_tokens), *cache);
+    }
+    return made;
+  }
+
+  // Logits [1, 1, V], which embeddings keep from being made in one operation.
+  mx::array by_layers(const Row& row, const mx::array& token) const {
+    return model_->forward_at({0}, token, row.by_layers, model_->embed(token));
+  }
+
+  // Reads the i-th token of all rows together; each gets what it gets alone.
+  // Whether that was one operation.
+  bool step(const std::vector<Row*>& rows, int i) const {
+    std::vector<const PromptCache*> caches;
+    std::vector<mx::array> tokens;
+    std::vector<int> positions;
+    for (const Row* row : rows) {
+      positions.push_back(static_cast<int>(caches.size()));
+      caches.push_back(&row->cache);
+      tokens.push_back(mx::array({(7 * i + row->seed) % 50}, {1, 1}));
+    }
+    auto joined = join_rows(caches, std::vector<int>(rows.size(), 1));
+    auto logits =
+        model_->forward_at(positions, mx::concatenate(tokens, 1), joined);
+    // That is on its way, while layers wait to be asked for.
+    auto made = logits;
+    if (std::string(GetParam()) == "granite") made = made.inputs()[0];
+    const bool at_once = made.status() != mx::array::Status::unscheduled;
+    for (int at : positions) {
+      auto own = mx::slice(logits, {0, at, 0}, {1, at + 1, logits.shape(2)});
+      auto expected = by_layers(*rows[at], tokens[at]);
+      EXPECT_TRUE(mx::array_equal(own, expected).item<bool>())
+          << "row " << at << ", token " << i;
+    }
+    return at_once;
+  }
+
+  ModelPtr model_ = make_model(random_checkpoint(config_of(GetParam()), 1));
 };
 
 TEST_P(DecoderStep, GivesTheBitsOfItsLayers) {
-  auto model = make_model(random_checkpoint(config_of(GetParam()), 1));
-  auto by_steps = model->make_cache();
-  auto by_layers = model->make_cache();
   // Up to where the caches grow, and a little beyond.
-  auto prompt =
-      mx::reshape(mx::remainder(mx::arange(250), mx::array(50)), {1, 250});
-  model->forward(prompt, by_steps);
-  model->forward(prompt, by_layers);
+  auto one = row(0, 250);
   for (int i = 0; i < 10; ++i) {
     const auto token = mx::array({7 * i % 50}, {1, 1});
-    const auto step = model->forward(token, by_steps);
-    const auto layers = model->forward_at({0}, token, by_layers);
-    ASSERT_TRUE(mx::array_equal(step, layers).item<bool>()) << i;
+    const auto step = model_->forward(token, one.cache);
+    ASSERT_TRUE(mx::array_equal(step, by_layers(one, token)).item<bool>()) << i;
   }
-  EXPECT_EQ(by_steps[0]->offset(), 260);
-  std::vector<mx::array> a;
-  std::vector<mx::array> b;
-  for (const auto& cache : by_steps) cache->append_arrays_to(a);
-  for (const auto& cache : by_layers) cache->append_arrays_to(b);
-  ASSERT_EQ(a.size(), b.size());
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    EXPECT_TRUE(mx::array_equal(a[i], b[i]).item<bool>()) << i;
+  EXPECT_EQ(one.cache[0]->offset(), 260);
+  expect_same_content(one.cache, one.by_layers);
+}
+
+// Rows of all lengths, which grow at different times, join and leave.
+TEST_P(DecoderStep, RowsOfABatchGetTheirOwnBits) {
+  std::vector<Row> rows{row(0, 254), row(3, 2), row(5, 400), row(9, 129)};
+  for (int i = 0; i < 6; ++i) {
+    std::vector<Row*> together{&rows[0], &rows[2]};
+    if (i > 0) together.push_back(&rows[1]);
+    if (i > 1 && i < 5) together.insert(together.begin(), &rows[3]);
+    EXPECT_TRUE(step(together, i)) << i;
   }
+  EXPECT_EQ(rows[0].cache[0]->offset(), 260);
+  EXPECT_EQ(rows[3].cache[0]->offset(), 132);
+  for (const auto& row : rows) expect_same_content(row.cache, row.by_layers);
+}
+
+// What a step can't take goes layer by layer: rows that are new, shared or
+// quantized, and chunks.
+TEST_P(DecoderStep, OtherRowsComeBetweenSteps) {
+  auto plain = row(0, 20);
+  auto empty = row(1, 0);
+  EXPECT_FALSE(step({&plain, &empty}, 0));
+  EXPECT_TRUE(step({&plain, &empty}, 1));
+  const auto fork = fork_prompt_cache(plain.cache);
+  const auto fork_by_layers = fork_prompt_cache(plain.by_layers);
+  EXPECT_FALSE(step({&plain, &empty}, 2));
+  EXPECT_TRUE(step({&plain, &empty}, 3));
+  expect_same_content(fork, fork_by_layers);
+  expect_same_content(plain.cache, plain.by_layers);
+
+  auto quantized = row(2, 30);
+  for (auto* cache : {&quantized.cache, &quantized.by_layers}) {
+    for (auto& layer : *cache) layer = layer->to_quantized({.group_size = 32});
+  }
+  EXPECT_FALSE(step({&plain, &quantized}, 4));
+  EXPECT_TRUE(step({&plain}, 5));
 }
 
 INSTANTIATE_TEST_SUITE_P(Families,

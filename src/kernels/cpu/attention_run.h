@@ -115,6 +115,13 @@ struct AttentionProblem {
     y += static_cast<std::size_t>(first) * value_size;
     queries = count;
   }
+
+  // Row `b` of the queries, and its part of y, with keys and values of a row.
+  void narrow_to_row(int b) {
+    q.data += b * q.row_stride;
+    y += static_cast<std::size_t>(b) * heads * y_head_stride;
+    batch = 1;
+  }
 };
 
 // All of these, side by side. A query's result is the same, bit by bit,

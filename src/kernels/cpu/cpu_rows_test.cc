@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/cpu_test_support.h"
 #include "kernels/seam.h"
+#include "kernels/tables.h"
 
 namespace mlxlm::kernels {
 namespace {
@@ -234,6 +235,101 @@ TEST_F(CpuRows, NoBatchOfRowsInHalfPrecision) {
   const std::vector<BatchRow> rows{{half, half, std::nullopt, 1, 0, 1},
                                    {half, half, std::nullopt, 1, 0, 1}};
   EXPECT_FALSE(cpu_.append_rows(x, x, x, rows, {}));
+}
+
+// A plain decoder of two layers, and rows of all lengths for it.
+class CpuRowsStep : public CpuRows {
+ protected:
+  static constexpr int kSize = 64, kHeads = 4, kKvHeads = 2, kHeadSize = 32;
+
+  void SetUp() override {
+    CpuRows::SetUp();
+    if (IsSkipped()) return;
+    spec_ = {.embedding = &embedding_,
+             .embedding_scale = 2.0f,
+             .rope = {.dimensions = kHeadSize},
+             .num_heads = kHeads,
+             .num_kv_heads = kKvHeads,
+             .head_size = kHeadSize,
+             .layers = std::vector(2,
+                                   StepLayer{.attention_norm = &norm_,
+                                             .q = &q_,
+                                             .k = &k_,
+                                             .v = &v_,
+                                             .o = &o_,
+                                             .attention_scale = 0.2f,
+                                             .sinks = &sinks_,
+                                             .mlp_norm = &norm_,
+                                             .gate = &gate_,
+                                             .up = &up_,
+                                             .down = &down_}),
+             .norm = &norm_,
+             .head = &embedding_};
+  }
+
+  StepRow row_of(int position) const {
+    StepRow row{.position = position};
+    for (std::size_t i = 0; i < spec_.layers.size(); ++i) {
+      const mx::Shape shape{1, kKvHeads, position + 3, kHeadSize};
+      row.layers.push_back({random(shape), random(shape)});
+    }
+    return row;
+  }
+
+  static StepRow copy(const StepRow& row) {
+    StepRow result{.position = row.position};
+    for (const auto& [keys, values] : row.layers) {
+      result.layers.push_back({mx::copy(keys), mx::copy(values)});
+    }
+    return result;
+  }
+
+  Linear embedding_ = quantized(90, kSize, 8, 32);
+  Norm norm_{NormKind::rms, random({kSize})};
+  Linear q_ = quantized(kHeads * kHeadSize, kSize, 4, 32);
+  Linear k_ = quantized(kKvHeads * kHeadSize, kSize, 4, 32);
+  Linear v_ = dense(kKvHeads * kHeadSize, kSize, mx::float16, /*bias=*/true);
+  Linear o_ = quantized(kSize, kHeads* kHeadSize, 4, 32);
+  Linear gate_ = quantized(96, kSize, 4, 32);
+  Linear up_ = quantized(96, kSize, 4, 32);
+  Linear down_ = quantized(kSize, 96, 4, 32);
+  mx::array sinks_ = random({kHeads});
+  StepSpec spec_;
+};
+
+TEST_F(CpuRowsStep, RowsOfABatch) {
+  for (auto mode : {CpuMode::exact, CpuMode::fast, CpuMode::fastest}) {
+    set_cpu_mode(mode);
+    auto step = make_cpu_step(spec_);
+    ASSERT_NE(step, nullptr);
+    // More rows, then fewer, then one.
+    for (std::vector<int> positions : {std::vector{0, 140, 7},
+                                       {1, 700, 2, 9, 33, 128, 0, 5, 300, 127},
+                                       {63}}) {
+      std::vector<StepRow> rows;
+      std::vector<int> tokens;
+      for (int position : positions) {
+        rows.push_back(row_of(position));
+        tokens.push_back(position % 90);
+      }
+      std::vector<StepRow> apart;
+      for (const StepRow& row : rows) apart.push_back(copy(row));
+      const int count = static_cast<int>(rows.size());
+      auto all = (*step)(mx::array(tokens.data(), {1, count}), rows, {});
+      for (int i = 0; i < count; ++i) {
+        auto alone =
+            (*step)(mx::array({tokens[i]}, {1, 1}), {&apart[i], 1}, {});
+        EXPECT_TRUE(same_bits(part(all.logits, 1, i, i + 1), alone.logits))
+            << "row " << i << " of " << count;
+        for (std::size_t layer = 0; layer < apart[i].layers.size(); ++layer) {
+          const auto& [keys, values] = rows[i].layers[layer];
+          const auto& [own_keys, own_values] = apart[i].layers[layer];
+          EXPECT_TRUE(same_bits(keys, own_keys)) << i;
+          EXPECT_TRUE(same_bits(values, own_values)) << i;
+        }
+      }
+    }
+  }
 }
 
 TEST_F(CpuRows, AttentionToQuantizedRows) {

@@ -55,6 +55,7 @@ RopeTable::RopeTable(const Rope& rope, const std::vector<TokenRun>& runs)
     : half(rope.dimensions / 2), interleaved(rope.traditional) {
   const std::vector<float> frequencies = inverse_frequencies(rope);
   for (const TokenRun& run : runs) {
+    num_tokens += run.num_tokens;
     for (int t = 0; t < run.num_tokens; ++t) {
       const float position = static_cast<float>(run.offset + t) * rope.scale;
       for (float frequency : frequencies) {
@@ -66,8 +67,8 @@ RopeTable::RopeTable(const Rope& rope, const std::vector<TokenRun>& runs)
   }
 }
 
-void RopeTable::rotate(float* x, int token) const {
-  const std::size_t at = static_cast<std::size_t>(token) * half;
+void RopeTable::rotate(float* x, int i) const {
+  const std::size_t at = static_cast<std::size_t>(i % num_tokens) * half;
   isa_kernels().rotate(
       x, cosines.data() + at, sines.data() + at, half, interleaved);
 }
@@ -119,7 +120,7 @@ void turn(const float* x,
                 static_cast<std::size_t>(token) * head_size;
     for (int h = 0; h < num_heads; ++h) {
       if (from != to) std::copy(from, from + head_size, to);
-      if (rope != nullptr) rope->rotate(to, token);
+      if (rope != nullptr) rope->rotate(to, i);
       from += head_size;
       to += head_stride;
     }

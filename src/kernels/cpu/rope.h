@@ -8,16 +8,18 @@
 
 namespace mlxlm::kernels::cpu {
 
-// Cosines and sines of the positions of an operation's tokens.
+// Cosines and sines of the positions of an operation's tokens: those of a row,
+// which all rows have, or of all rows.
 struct RopeTable {
   std::vector<float> cosines;  // [num_tokens, dimensions / 2]
   std::vector<float> sines;
   int half = 0;
+  int num_tokens = 0;
   bool interleaved = false;
 
   RopeTable(const Rope& rope, const std::vector<TokenRun>& runs);
-  // x: one head of one token.
-  void rotate(float* x, int token) const;
+  // x: one head of token i, of all rows' tokens.
+  void rotate(float* x, int i) const;
 };
 
 // Null for no rope. The layers of one step share a table.

@@ -1,8 +1,10 @@
-// A decoding step as one operation: the same functions as the layers' own
-// operations, without a graph around them. MLX takes as long to build, evaluate
-// and clear away a small model's graph as half of its products take.
+// A decoding step as one operation, for any number of rows: the same functions
+// as the layers' own operations, without a graph around them. MLX takes as long
+// to build, evaluate and clear away a small model's graph as half of its
+// products take.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -42,15 +44,18 @@ std::vector<mx::array> evaluated(std::vector<mx::array> arrays) {
   return arrays;
 }
 
-// row [1, H, 1, D] -> row `at` of rows [1, H, T, D].
-void write_row(const mx::array& row, const mx::array& rows, int at) {
-  const int size = row.shape(3);
-  const float* from = row.data<float>();
-  auto* to = const_cast<float*>(rows.data<float>()) + at * rows.strides(2);
-  for (int h = 0; h < row.shape(1); ++h) {
+// Row `row` of rows [N, H, 1, D] -> place `at` of buffer [1, H, T, D].
+void write_row(const mx::array& rows,
+               int row,
+               const mx::array& buffer,
+               int at) {
+  const int size = rows.shape(3);
+  const float* from = rows.data<float>() + row * rows.strides(0);
+  auto* to = const_cast<float*>(buffer.data<float>()) + at * buffer.strides(2);
+  for (int h = 0; h < rows.shape(1); ++h) {
     std::copy(from, from + size, to);
     from += size;
-    to += rows.strides(1);
+    to += buffer.strides(1);
   }
 }
 
@@ -62,74 +67,58 @@ class Decoding {
       : embedding_(packed(*spec.embedding)),
         embedding_scale_(spec.embedding_scale),
         head_(packed(*spec.head)),
-        x_{buffer({1, 1, width()}), buffer({1, 1, width()})},
-        norm_in_{x_[spec.layers.size() % 2]},
-        norm_(*bind(spec.norm, norm_in_)),
-        normed_(buffer({1, 1, width()})) {
+        num_heads_(spec.num_heads),
+        norm_in_{mx::array(0.0f)},
+        norm_(*bind(spec.norm, norm_in_)) {
     norm_in_ = evaluated(std::move(norm_in_));
-    for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-      bind_layer(spec, spec.layers[i], x_[i % 2]);
-    }
+    for (const StepLayer& layer : spec.layers) bind_layer(spec, layer);
+    make_room(1);
   }
 
   int vocabulary_size() const { return head_->matrix().num_rows; }
 
-  // in: token, and keys and values of each layer; out: logits.
+  // in: tokens [1, N], and of each row keys and values of each layer; out:
+  // logits. rope: of the rows' positions.
   void run(const std::shared_ptr<const RopeTable>& rope,
-           int position,
+           const std::vector<int>& positions,
            std::span<const mx::array> in,
            mx::array& out) {
     // A step that nobody waited for can still run when another thread goes on.
     std::lock_guard lock(mutex_);
-    float* x = x_[0].data<float>();
-    read_token(*embedding_, in[0].data<int>()[0], x);
+    const int num_rows = static_cast<int>(positions.size());
+    make_room(num_rows);
+    float* x = x_[0]->data<float>();
+    for (int i = 0; i < num_rows; ++i) {
+      read_token(*embedding_, in[0].data<int>()[i], x + i * width());
+    }
     if (embedding_scale_ != 1.0f) {
-      for (int i = 0; i < width(); ++i) x[i] *= embedding_scale_;
+      for (int i = 0; i < num_rows * width(); ++i) x[i] *= embedding_scale_;
     }
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       BoundLayer& layer = layers_[i];
       layer.heads.heads[0].rope = layer.heads.heads[1].rope = rope;
       run_norm_heads(layer.heads, layer.heads_in, projected_);
-      const mx::array& keys = in[1 + 2 * i];
-      const mx::array& values = in[2 + 2 * i];
-      write_row(projected_[1], keys, position);
-      write_row(projected_[2], values, position);
-      const AttentionProblem problem(
-          projected_[0],
-          keys,
-          values,
-          position + 1,
-          nullptr,
-          layer.sinks ? layer.sinks->data<float>() : nullptr,
-          layer.attention,
-          layer.end_in[0]);
-      attend({&problem, 1});
-      run_finish_layer(layer.end, layer.end_in, x_[(i + 1) % 2]);
+      append_and_attend(i, positions, in.subspan(1));
+      run_finish_layer(layer.end, layer.end_in, *x_[(i + 1) % 2]);
     }
-    float* normed = normed_.data<float>();
-    norm_.apply(norm_in_, norm_in_[0].data<float>(), 1, width(), normed);
+    float* normed = normed_->data<float>();
+    norm_.apply(norm_in_, norm_in_[0].data<float>(), num_rows, width(), normed);
     const Product logits{&head_->matrix(), head_->bias(), out.data<float>()};
-    project(normed, 1, width(), {&logits, 1});
+    project(normed, num_rows, width(), {&logits, 1});
   }
 
  private:
   int width() const { return embedding_->matrix().num_columns; }
 
-  void bind_layer(const StepSpec& spec, const StepLayer& layer, mx::array x) {
+  void bind_layer(const StepSpec& spec, const StepLayer& layer) {
     const HeadProjection projections[] = {
         {layer.q, spec.num_heads, layer.q_norm, nullptr},
         {layer.k, spec.num_kv_heads, layer.k_norm, nullptr},
         {layer.v, spec.num_kv_heads, nullptr, nullptr}};
-    std::vector<mx::array> heads_in{x};
+    // In front come what make_room() makes.
+    std::vector<mx::array> heads_in{mx::array(0.0f)};
     auto heads = bind_heads(layer.attention_norm, projections, heads_in);
-    if (projected_.empty()) {
-      for (const auto& each : heads.heads) {
-        const int size = each.weights->matrix().num_rows / each.num_heads;
-        projected_.push_back(buffer({1, each.num_heads, 1, size}));
-      }
-      attended_ = buffer({1, spec.num_heads, 1, projected_[2].shape(3)});
-    }
-    std::vector<mx::array> end_in{*attended_, x};
+    std::vector<mx::array> end_in(2, mx::array(0.0f));
     auto end = bind_end({.out = layer.o,
                          .mlp_norm = layer.mlp_norm,
                          .gate = layer.gate,
@@ -151,17 +140,64 @@ class Decoding {
          std::move(sinks)});
   }
 
+  // What a step makes, for so many rows.
+  void make_room(int num_rows) {
+    if (normed_ && normed_->shape(0) == num_rows) return;
+    for (auto* each : {&x_[0], &x_[1], &normed_}) {
+      *each = buffer({num_rows, 1, width()});
+    }
+    projected_.clear();
+    for (const auto& head : layers_[0].heads.heads) {
+      const int size = head.weights->matrix().num_rows / head.num_heads;
+      projected_.push_back(buffer({num_rows, head.num_heads, 1, size}));
+    }
+    attended_ = buffer({num_rows, num_heads_, 1, projected_[2].shape(3)});
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i].heads_in[0] = *x_[i % 2];
+      layers_[i].end_in[0] = *attended_;
+      layers_[i].end_in[1] = *x_[i % 2];
+    }
+    norm_in_[0] = *x_[layers_.size() % 2];
+  }
+
+  // buffers: of each row keys and values of each layer.
+  void append_and_attend(std::size_t layer,
+                         const std::vector<int>& positions,
+                         std::span<const mx::array> buffers) {
+    const BoundLayer& bound = layers_[layer];
+    std::vector<AttentionProblem> problems;
+    problems.reserve(positions.size());
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const int row = static_cast<int>(i);
+      const std::size_t at = 2 * (i * layers_.size() + layer);
+      write_row(projected_[1], row, buffers[at], positions[i]);
+      write_row(projected_[2], row, buffers[at + 1], positions[i]);
+      problems
+          .emplace_back(projected_[0],
+                        buffers[at],
+                        buffers[at + 1],
+                        positions[i] + 1,
+                        nullptr,
+                        bound.sinks ? bound.sinks->data<float>() : nullptr,
+                        bound.attention,
+                        *attended_)
+          .narrow_to_row(row);
+    }
+    attend(problems);
+  }
+
   std::mutex mutex_;
   Weights embedding_;
   float embedding_scale_;
   Weights head_;
-  mx::array x_[2];  // what layers read and make, in turn
+  int num_heads_;
   std::vector<mx::array> norm_in_;
   BoundNorm norm_;
-  mx::array normed_;
-  std::vector<mx::array> projected_;  // queries, key, value
-  std::optional<mx::array> attended_;
   std::vector<BoundLayer> layers_;
+  std::optional<mx::array> x_[2];  // what layers read and make, in turn
+  std::optional<mx::array> normed_;
+  std::vector<mx::array> projected_;  // queries, keys, values
+  std::optional<mx::array> attended_;
 };
 
 class CpuStep : public Step {
@@ -169,24 +205,38 @@ class CpuStep : public Step {
   explicit CpuStep(const StepSpec& spec)
       : rope_(spec.rope), decoding_(std::make_shared<Decoding>(spec)) {}
 
-  mx::array operator()(const mx::array& token,
-                       std::span<const StepRows> rows,
-                       int position) override {
-    std::vector<mx::array> inputs{mx::contiguous(mx::astype(token, mx::int32))};
-    for (const auto& each : rows) {
-      inputs.push_back(each.keys);
-      inputs.push_back(each.values);
+  Stepped operator()(const mx::array& tokens,
+                     std::span<const StepRow> rows,
+                     std::span<const mx::array> after) override {
+    std::vector<mx::array> inputs{
+        mx::contiguous(mx::astype(tokens, mx::int32))};
+    std::vector<int> positions;
+    std::vector<TokenRun> runs;
+    for (const StepRow& row : rows) {
+      positions.push_back(row.position);
+      runs.push_back({1, row.position});
+      for (const auto& each : row.layers) {
+        inputs.push_back(each.keys);
+        inputs.push_back(each.values);
+      }
     }
-    return host_op("cpu_step",
-                   {{{1, 1, decoding_->vocabulary_size()}, mx::float32}},
-                   std::move(inputs),
-                   [decoding = decoding_,
-                    rope = rope_table(&rope_, position, 1),
-                    position](auto in, auto out) {
-                     decoding->run(rope, position, in, out[0]);
-                   })[0];
+    inputs.insert(inputs.end(), after.begin(), after.end());
+    const int num_rows = static_cast<int>(rows.size());
+    auto made =
+        host_op("cpu_step",
+                {{{1, num_rows, decoding_->vocabulary_size()}, mx::float32},
+                 {{1}, mx::uint8}},
+                std::move(inputs),
+                [decoding = decoding_,
+                 rope = rope_table(&rope_, Positions(runs), num_rows),
+                 positions = std::move(positions)](auto in, auto out) {
+                  decoding->run(rope, positions, in, out[0]);
+                  *out[1].template data<std::uint8_t>() = 0;
+                });
+    return {made[0], made[1]};
   }
 
+  bool takes_batches() const override { return true; }
   mx::Dtype dtype() const override { return mx::float32; }
 
  private:

@@ -85,28 +85,33 @@ class CudaStep : public Step {
 
   mx::Dtype dtype() const override { return dtype_; }
 
-  mx::array operator()(const mx::array& token,
-                       std::span<const StepRows> rows,
-                       int position) override {
+  bool takes_batches() const override { return false; }
+
+  Stepped operator()(const mx::array& tokens,
+                     std::span<const StepRow> rows,
+                     std::span<const mx::array> after) override {
+    const auto& [position, layers] = rows[0];
     if (position_of_next_ != position || !position_) {
       position_ = mx::array({position});
     }
     Launch call = call_;
-    call.inputs.emplace_back("token", token);
+    call.inputs.emplace_back("token", tokens);
     call.inputs.emplace_back("position", *position_);
     std::lock_guard lock(order_mutex());
     call.inputs.emplace_back("order", last_step());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
       const auto number = std::to_string(i);
-      call.inputs.emplace_back("k" + number, rows[i].keys);
-      call.inputs.emplace_back("v" + number, rows[i].values);
+      auto ready = mx::depends({layers[i].keys, layers[i].values},
+                               {after.begin(), after.end()});
+      call.inputs.emplace_back("k" + number, ready[0]);
+      call.inputs.emplace_back("v" + number, ready[1]);
     }
-    call.scalars = {{"capacity_tokens", rows[0].keys.shape(2)}};
+    call.scalars = {{"capacity_tokens", layers[0].keys.shape(2)}};
     auto made = launch(call);
     position_ = made[1];
     last_step() = made[1];
     position_of_next_ = position + 1;
-    return made[0];
+    return {made[0], made[1]};
   }
 
  private:

@@ -255,7 +255,7 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   Norm norm_ = norm(kSize);
   std::vector<Weights> layers_;
   StepSpec spec_;
-  std::vector<StepRows> rows_;
+  std::vector<StepBuffers> rows_;
 };
 
 INSTANTIATE_TEST_SUITE_P(
@@ -297,18 +297,19 @@ TEST_P(CudaStepTest, EqualsTheOperations) {
     all.insert(all.end(), want.values.begin(), want.values.end());
     all.push_back(want.logits);
     mx::eval(all);
-    auto logits = (*step)(mx::array({token}, {1, 1}), rows_, position);
+    const StepRow row{position, rows_};
+    auto logits = (*step)(mx::array({token}, {1, 1}), {&row, 1}, {}).logits;
     logits.eval();
     EXPECT_LT(error_of(logits, want.logits), 0.06f) << "position " << position;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-      auto row = [&](const mx::array& buffer) {
+      auto row_of = [&](const mx::array& buffer) {
         return mx::slice(
             buffer,
             {0, 0, position, 0},
             {1, spec_.num_kv_heads, position + 1, spec_.head_size});
       };
-      EXPECT_LT(error_of(row(rows_[i].keys), want.keys[i]), 0.06f);
-      EXPECT_LT(error_of(row(rows_[i].values), want.values[i]), 0.06f);
+      EXPECT_LT(error_of(row_of(rows_[i].keys), want.keys[i]), 0.06f);
+      EXPECT_LT(error_of(row_of(rows_[i].values), want.values[i]), 0.06f);
     }
   }
 }
