@@ -56,7 +56,8 @@ static inline void store(Floats v, float* p) { std::memcpy(p, &v, sizeof(v)); }
 inline constexpr std::size_t kAheadBytes = 6144;
 static inline void prefetch(const std::byte* p) { __builtin_prefetch(p, 0, 2); }
 
-static inline Floats splat(float x) { return Floats{} + x; }
+// Not a sum with 0, which would turn -0 into 0 and so cost an addition.
+static inline Floats splat(float x) { return x - Floats{}; }
 
 // a * b + c, rounded once where the machine has that: compilers fuse the two
 // as they see fit, which would make a row's bits depend on the code around.
