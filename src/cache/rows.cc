@@ -107,7 +107,8 @@ Rows Rows::joined(const std::vector<Rows>& parts) {
     for (const Rows& part : parts) {
       arrays.push_back(part.arrays().at(i));
     }
-    all.arrays_.push_back(mx::concatenate(std::move(arrays), 2));
+    all.arrays_.push_back(
+        kernels::concatenate_tokens(kernels::table(), arrays));
   }
   all.claim_ = std::make_shared<bool>(true);
   return all;

@@ -81,6 +81,12 @@ AppendedAttention append_attention(const Table& table,
                    table, q, k, v, keys, values, at, num_keys, parameters);
 }
 
+mx::array concatenate_tokens(const Table& table,
+                             const std::vector<mx::array>& parts) {
+  return table.concatenate_tokens != nullptr ? table.concatenate_tokens(parts)
+                                             : mx::concatenate(parts, 2);
+}
+
 mx::array finish_layer(const Table& table,
                        const mx::array& heads,
                        const mx::array& x,

@@ -286,6 +286,10 @@ struct Table {
       std::span<const BatchRow> rows,
       const AttentionParameters& parameters) = nullptr;
 
+  // [B, H, T_i, D] -> [B, H, sum of T_i, D]. May be null.
+  mx::array (*concatenate_tokens)(const std::vector<mx::array>& parts) =
+      nullptr;
+
   // heads [B, H, L, Dv] as attention leaves them, x [B, L, D] -> [B, L, D].
   mx::array (*finish_layer)(const mx::array& heads,
                             const mx::array& x,
@@ -346,6 +350,9 @@ AppendedAttention append_attention(const Table& table,
                                    int at,
                                    int num_keys,
                                    const AttentionParameters& parameters);
+
+mx::array concatenate_tokens(const Table& table,
+                             const std::vector<mx::array>& parts);
 
 mx::array finish_layer(const Table& table,
                        const mx::array& heads,

@@ -72,6 +72,7 @@ AppendedAttention append_attention(const mx::array& q,
                                    int num_keys,
                                    const AttentionParameters& parameters);
 
+mx::array concatenate_tokens(const std::vector<mx::array>& parts);
 std::optional<AppendedRows> append_rows(const mx::array& q,
                                         const mx::array& k,
                                         const mx::array& v,

@@ -350,5 +350,26 @@ TEST(ThreadPool, ManyCallersTakeTurns) {
   EXPECT_EQ(total.load(), 4 * 200 * 7);
 }
 
+TEST_F(CpuKernels, ConcatenatesTokens) {
+  for (auto dtype : {mx::float32, mx::bfloat16, mx::uint32}) {
+    auto x = mx::astype(random({2, 3, 5, 8}, 40.0f), dtype);
+    // As they lie, parts of rows, none at all, turned, and one element for all.
+    const std::vector<mx::array> parts{
+        x,
+        mx::slice(x, {0, 0, 1, 0}, {2, 3, 4, 8}),
+        mx::slice(x, {0, 0, 2, 0}, {2, 3, 2, 8}),
+        mx::slice(mx::swapaxes(mx::concatenate({x, x}, 2), 2, 3),
+                  {0, 0, 0, 1},
+                  {2, 3, 7, 9}),
+        mx::broadcast_to(mx::array(3, dtype), {2, 3, 1, 8})};
+    auto made = cpu_.concatenate_tokens(parts);
+    EXPECT_EQ(made.dtype(), dtype);
+    EXPECT_TRUE(mx::array_equal(made, mx::concatenate(parts, 2)).item<bool>());
+  }
+  const auto half = mx::zeros({1, 1, 2, 4}, mx::float16);
+  EXPECT_EQ(cpu_.concatenate_tokens({half, mx::zeros({1, 1, 3, 4})}).dtype(),
+            mx::float32);
+}
+
 }  // namespace
 }  // namespace mlxlm::kernels
