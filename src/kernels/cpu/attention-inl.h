@@ -15,8 +15,8 @@ inline constexpr int kQueryTile = kLanes == 16 ? 8 : 4;
 inline constexpr float kNothing = -__builtin_inff();
 
 struct AttentionScratch {
-  float* queries;  // [tiles][head_size][kQueryTile], scaled
-  float* rows;     // [num_rows, head_size], scaled
+  float* queries;  // scaled, [num_rows, head_size] where there are few, else
+                   // [tiles][head_size][kQueryTile]
   float* keys;     // [kKeyBlock / kLanes][head_size][kLanes]
   float* scores;   // [kQueryTile, kKeyBlock]
 };
@@ -27,7 +27,7 @@ static int padded_rows(int num_rows) {
 
 static std::size_t attention_scratch_floats(int head_size, int num_rows) {
   return static_cast<std::size_t>(head_size) *
-             (2 * padded_rows(num_rows) + kKeyBlock) +
+             (padded_rows(num_rows) + kKeyBlock) +
          kQueryTile * kKeyBlock;
 }
 
@@ -38,8 +38,7 @@ static AttentionScratch split_scratch(float* scratch,
       static_cast<std::size_t>(head_size) * padded_rows(num_rows);
   AttentionScratch s;
   s.queries = scratch;
-  s.rows = s.queries + floats;
-  s.keys = s.rows + floats;
+  s.keys = s.queries + floats;
   s.scores = s.keys + head_size * kKeyBlock;
   return s;
 }
@@ -49,18 +48,15 @@ static void transpose_keys(const AttentionTask& t,
                            int first,
                            int count,
                            float* keys) {
-  for (int j = 0; j < kKeyBlock; ++j) {
-    float* out = keys + (j / kLanes) * t.head_size * kLanes + j % kLanes;
-    if (j < count) {
-      const float* key = t.k + (first + j) * t.key_stride;
-      for (int d = 0; d < t.head_size; ++d) {
-        out[d * kLanes] = key[d];
+  for (int j = 0; j < count; j += kLanes, keys += t.head_size * kLanes) {
+    for_each_vector(t.head_size, [&](int d, int size) {
+      Floats rows[kLanes] = {};
+      for (int i = 0; i < kLanes && j + i < count; ++i) {
+        rows[i] = load_some(t.k + (first + j + i) * t.key_stride + d, size);
       }
-    } else {
-      for (int d = 0; d < t.head_size; ++d) {
-        out[d * kLanes] = 0.0f;
-      }
-    }
+      transpose(rows);
+      for (int i = 0; i < size; ++i) store(rows[i], keys + (d + i) * kLanes);
+    });
   }
 }
 
@@ -176,50 +172,103 @@ static float exponentiate(float* scores, float largest) {
   return sum_of(sum);
 }
 
-// out[0..size) = out * rescale + sum over j of weights[j] * values[j].
-static void add_values(const AttentionTask& t,
-                       const float* weights,
-                       int first,
-                       int count,
-                       float rescale,
-                       float* out) {
-  constexpr int kWide = 4;
-  int d = 0;
-  const float* values = t.v + first * t.value_stride;
-  for (; d + kWide * kLanes <= t.value_size; d += kWide * kLanes) {
-    Floats sum[kWide];
-    unroll<kWide>(
-        [&]<int i>() { sum[i] = load(out + d + i * kLanes) * rescale; });
-    for (int j = 0; j < count; ++j) {
-      const float* v = values + j * t.value_stride + d;
-      unroll<kWide>(
-          [&]<int i>() { sum[i] += load(v + i * kLanes) * weights[j]; });
-    }
-    unroll<kWide>([&]<int i>() { store(sum[i], out + d + i * kLanes); });
+// What a block of scores makes of a row's result so far.
+struct RowUpdate {
+  const float* weights;  // of the block's keys
+  float rescale;
+  float* out;
+};
+
+// kVectors vectors of the results of kRows rows, from dimension d on: out *
+// rescale + the sum over j, in order, of weights[j] * values[j]. Each value is
+// read once for all rows.
+template <int kRows, int kVectors>
+static inline __attribute__((always_inline)) void add_values_at(
+    const AttentionTask& t,
+    const RowUpdate* rows,
+    int first,
+    int count,
+    int d) {
+  Floats sum[kRows][kVectors];
+  unroll<kRows>([&]<int r>() {
+    unroll<kVectors>([&]<int i>() {
+      sum[r][i] = load(rows[r].out + d + i * kLanes) * rows[r].rescale;
+    });
+  });
+  const float* v = t.v + first * t.value_stride + d;
+  for (int j = 0; j < count; ++j, v += t.value_stride) {
+    Floats value[kVectors];
+    unroll<kVectors>([&]<int i>() { value[i] = load(v + i * kLanes); });
+    unroll<kRows>([&]<int r>() {
+      const Floats weight = splat(rows[r].weights[j]);
+      unroll<kVectors>([&]<int i>() {
+        sum[r][i] = multiply_add(value[i], weight, sum[r][i]);
+      });
+    });
   }
-  for_each_vector(t.value_size - d, [&](int i, int size) {
-    Floats sum = load_some(out + d + i, size) * rescale;
-    for (int j = 0; j < count; ++j) {
-      sum += load_some(values + j * t.value_stride + d + i, size) * weights[j];
-    }
-    store_some(sum, out + d + i, size);
+  unroll<kRows>([&]<int r>() {
+    unroll<kVectors>(
+        [&]<int i>() { store(sum[r][i], rows[r].out + d + i * kLanes); });
   });
 }
 
-// The scaled queries, row by row and in transposed tiles.
+template <int kRows>
+static void add_values(const AttentionTask& t,
+                       const RowUpdate* rows,
+                       int first,
+                       int count) {
+  constexpr int kWide = 4;
+  int d = 0;
+  for (; d + kWide * kLanes <= t.value_size; d += kWide * kLanes) {
+    add_values_at<kRows, kWide>(t, rows, first, count, d);
+  }
+  for (; d + kLanes <= t.value_size; d += kLanes) {
+    add_values_at<kRows, 1>(t, rows, first, count, d);
+  }
+  if (d == t.value_size) return;
+  const int size = t.value_size - d;
+  unroll<kRows>([&]<int r>() {
+    Floats sum = load_rest(rows[r].out + d, size) * rows[r].rescale;
+    for (int j = 0; j < count; ++j) {
+      const float* v = t.v + (first + j) * t.value_stride + d;
+      sum = multiply_add(load_rest(v, size), splat(rows[r].weights[j]), sum);
+    }
+    store_rest(sum, rows[r].out + d, size);
+  });
+}
+
+// Rows up to which keys are read where they lie: a transposed block pays for
+// itself from some more on.
+inline constexpr int kFewRows = 4;
+
+// The scaled queries: few in rows, more in transposed tiles.
 static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
   const int num_rows = t.num_rows();
-  for (int row = 0; row < padded_rows(num_rows); ++row) {
-    float* tile =
-        s.queries +
-        static_cast<std::size_t>(row / kQueryTile) * kQueryTile * t.head_size +
-        row % kQueryTile;
-    const float* q = t.q + row / t.num_queries * t.head_stride +
-                     row % t.num_queries * t.query_stride;
-    for (int d = 0; d < t.head_size; ++d) {
-      const float value = row < num_rows ? q[d] * t.scale : 0.0f;
-      tile[d * kQueryTile] = value;
-      s.rows[static_cast<std::size_t>(row) * t.head_size + d] = value;
+  auto query = [&](int row) {
+    return t.q + row / t.num_queries * t.head_stride +
+           row % t.num_queries * t.query_stride;
+  };
+  if (num_rows <= kFewRows) {
+    for (int row = 0; row < num_rows; ++row) {
+      const float* q = query(row);
+      for_each_vector(t.head_size, [&](int d, int size) {
+        store_some(load_some(q + d, size) * t.scale,
+                   s.queries + row * t.head_size + d,
+                   size);
+      });
+    }
+    return;
+  }
+  float* tile = s.queries;
+  for (int row = 0; row < num_rows; row += kQueryTile) {
+    const float* q[kQueryTile];
+    for (int i = 0; i < kQueryTile; ++i) {
+      q[i] = row + i < num_rows ? query(row + i) : nullptr;
+    }
+    for (int d = 0; d < t.head_size; ++d, tile += kQueryTile) {
+      for (int i = 0; i < kQueryTile; ++i) {
+        tile[i] = q[i] == nullptr ? 0.0f : q[i][d] * t.scale;
+      }
     }
   }
 }
@@ -234,14 +283,16 @@ static int last_key(const AttentionTask& t, int first, int end) {
   return seen < t.end_key ? seen : t.end_key;
 }
 
-// Adds what `num_rows` rows from `first_row` on make of a block's scores. Not
-// inlined: the same code for few rows and many.
+// Adds what `num_rows` rows from `first_row` on, at most kQueryTile, make of a
+// block's scores. Not inlined: the same code for few rows and many.
 __attribute__((noinline)) static void add_block(const AttentionTask& t,
                                                 int first_row,
                                                 int num_rows,
                                                 int first,
                                                 int count,
                                                 float* all_scores) {
+  RowUpdate updates[kQueryTile];
+  int num_updates = 0;
   for (int i = 0; i < num_rows; ++i) {
     const int row = first_row + i;
     float* scores = all_scores + i * kKeyBlock;
@@ -253,13 +304,15 @@ __attribute__((noinline)) static void add_block(const AttentionTask& t,
         before == kNothing ? 0.0f : __builtin_expf(before - largest);
     t.largest[row] = largest;
     t.sum[row] = t.sum[row] * rescale + exponentiate(scores, largest);
-    add_values(t,
-               scores,
-               first,
-               count,
-               rescale,
-               t.out + static_cast<std::size_t>(row) * t.value_size);
+    updates[num_updates++] = {
+        scores, rescale, t.out + static_cast<std::size_t>(row) * t.value_size};
   }
+  constexpr int kTogether = kLanes == 16 ? 4 : 2;
+  int i = 0;
+  for (; i + kTogether <= num_updates; i += kTogether) {
+    add_values<kTogether>(t, updates + i, first, count);
+  }
+  for (; i < num_updates; ++i) add_values<1>(t, updates + i, first, count);
 }
 
 static void few_rows_scores(const AttentionTask& t,
@@ -280,8 +333,6 @@ static void few_rows_scores(const AttentionTask& t,
 }
 
 static void attention(const AttentionTask& t, float* scratch) {
-  // A transposed block pays for itself from some rows on.
-  constexpr int kFewRows = 4;
   const int num_rows = t.num_rows();
   const AttentionScratch s = split_scratch(scratch, t.head_size, num_rows);
   load_queries(t, s);
@@ -297,7 +348,7 @@ static void attention(const AttentionTask& t, float* scratch) {
   for (int first = t.first_key; first < end; first += kKeyBlock) {
     const int all = end - first < kKeyBlock ? end - first : kKeyBlock;
     if (num_rows <= kFewRows) {
-      few_rows_scores(t, s.rows, first, all, s.scores);
+      few_rows_scores(t, s.queries, first, all, s.scores);
       add_block(t, 0, num_rows, first, all, s.scores);
       continue;
     }

@@ -149,12 +149,45 @@ static inline Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+#else
   // 2^n in two factors, so that results below 2^-126 stay right.
   Ints whole = __builtin_convertvector(n, Ints);
   Ints half = whole >> 1;
   Floats first = (Floats)((half + 127) << 23);
   Floats second = (Floats)((whole - half + 127) << 23);
   return p * first * second;
+#endif
+}
+
+// Pairs of vectors exchange blocks of `distance` lanes: one step of
+// transposing.
+template <int distance, bool second, int... i>
+static inline Floats mix_these(Floats a,
+                               Floats b,
+                               std::integer_sequence<int, i...>) {
+  // Lanes of a where i's bit is 0 and of b where it is 1, of one half each.
+  return __builtin_shufflevector(
+      a,
+      b,
+      ((i & distance) != 0 ? kLanes + (second ? i : i - distance)
+                           : (second ? i + distance : i))...);
+}
+
+// rows[i][j] -> rows[j][i]
+template <int distance = kLanes / 2>
+static inline __attribute__((always_inline)) void transpose(
+    Floats (&rows)[kLanes]) {
+  constexpr std::make_integer_sequence<int, kLanes> kAll;
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & distance) continue;
+    const Floats a = rows[i];
+    const Floats b = rows[i + distance];
+    rows[i] = mix_these<distance, false>(a, b, kAll);
+    rows[i + distance] = mix_these<distance, true>(a, b, kAll);
+  }
+  if constexpr (distance > 1) transpose<distance / 2>(rows);
 }
 
 }  // namespace MLXLM_ISA
