@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include <mlx/allocator.h>
+#include <mlx/memory.h>
 #include <sys/mman.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -42,9 +43,10 @@ void ask_for_large_pages(std::byte* begin, std::size_t size) {
 #endif
 }
 
-// What was packed before has been freed, between arrays still in use: it stays
-// this process's until the allocator is told.
+// What was packed before has been freed, to MLX's cache or between arrays still
+// in use: it stays this process's until the allocators are told.
 void return_freed_memory() {
+  mlx::core::clear_cache();
 #if defined(__GLIBC__)
   ::malloc_trim(0);
 #endif
