@@ -43,10 +43,11 @@ struct ReadCache {
 
 struct BatchRequest {
   std::vector<int> prompt;  // token ids; may be empty with input embeddings
-  // As of stream_generate(); of drafts n-grams only. A random sampler draws
-  // independently of the other rows if it has a seed of its own. Rows with the
-  // same prefix store read what their prompts have in common once: those that
-  // come later wait for it.
+  // As of stream_generate(). A random sampler draws independently of the other
+  // rows if it has a seed of its own. Rows with the same prefix store read what
+  // their prompts have in common once: those that come later wait for it. Rows
+  // draft independently; what the same draft model or head reads for several of
+  // them it reads in one pass.
   GenerateOptions options = {};
   int priority = 0;         // higher ones start first
   std::string tenant = {};  // tenants of one priority take turns
@@ -65,17 +66,19 @@ struct BatchOptions {
   int max_prompt_rows = 8;   // prompts read at the same time
   int max_waiting = 100000;  // more requests are refused
   // Prompt tokens of one pass: while others decode, and when nobody does. A
-  // row's next token waits for interleaved_tokens of others' prompts at most,
-  // however long those are. The exception are rows whose results depend on how
-  // their prompt is cut (max_kv_size, quantization of keys and values, dynamic
-  // ropes): of those a pass reads a chunk of their own prefill_step_tokens, as
-  // they would be read alone, and where that is more, nothing else of prompts.
+  // row's next token waits for interleaved_tokens of others' prompts at most
+  // (and as many that draft models read), however long those are. The exception
+  // are rows whose results depend on how their prompt is cut (max_kv_size,
+  // quantization of keys and values, dynamic ropes): of those a pass reads a
+  // chunk of their own prefill_step_tokens, as they would be read alone, and
+  // where that is more, nothing else of prompts.
   int interleaved_tokens = 512;
   int prefill_step_tokens = 2048;
-  // Bytes for the model's weights, prefix stores (their max_bytes), the caches
-  // of all rows and what a pass computes, which reads fewer prompt tokens where
-  // it must; none: nine tenths of what is free beside the weights. Not counted
-  // are copies that callers keep: parts with their logprobs, extracted caches.
+  // Bytes for the model's weights and those of draft models (each once), prefix
+  // stores (their max_bytes), the caches of all rows and what a pass computes,
+  // which reads fewer prompt tokens where it must; none: nine tenths of what is
+  // free beside the weights. Not counted are copies that callers keep: parts
+  // with their logprobs, extracted caches.
   std::optional<std::uint64_t> memory_budget_bytes = std::nullopt;
 };
 
@@ -135,7 +138,8 @@ class BatchGenerator {
   // Ends a row without a last part; its tokens so far are gone unless its cache
   // is extracted before. Throws Error{argument} for a row that isn't there.
   void remove(RowId row);
-  // A copy of a running row's cache (buffers are shared until one changes).
+  // A copy of a running row's cache (buffers are shared until one changes), the
+  // model's layers: with earlier_tokens, who drafts reads those by itself.
   // Throws Error{argument} for a row that isn't there.
   ReadCache extract_cache(RowId row) const;
 

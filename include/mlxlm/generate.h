@@ -146,10 +146,10 @@ std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
 // checks; without one (null), the model's own head if options.draft is mtp,
 // else what followed the same tokens before (n-grams). `prompt_cache` holds the
 // layers of both, the model's first; one with the model's alone gets fresh ones
-// of the other. At temperature 0 and with n-grams the tokens are those of
-// generate_step() with the same seed; else they have the same distribution
-// (rejection sampling, Leviathan et al. 2023, where the sampler is
-// make_sampler()'s). Throws Error{unsupported} for input embeddings with
+// of the other. At temperature 0, with n-grams and with a sampler of
+// with_seed() the tokens are those of generate_step() with the same seed; else
+// they have the same distribution (rejection sampling, Leviathan et al. 2023,
+// where the sampler is make_sampler()'s). Throws Error{unsupported} for input embeddings with
 // anything but n-grams, and where the model has no draft_head().
 std::unique_ptr<TokenGenerator> speculative_generate_step(
     const std::vector<int>& prompt,

@@ -58,11 +58,14 @@ class DraftHead {
   virtual mx::array logits(const mx::array& states) = 0;
 
   virtual PromptCache make_cache(int max_kv_size = 0) const = 0;
+
+  // Of its weights.
+  virtual std::size_t nbytes() const = 0;
 };
 
 // What a pass gives to go on from.
 struct ModelPass {
-  mx::array logits;  // [B, L, V]
+  mx::array logits;  // [B, L, V], or at some positions
   mx::array states;  // [B, L, D], which the logits are made of
 };
 
@@ -87,10 +90,14 @@ class Model {
       const PromptCache& cache,
       const std::optional<mx::array>& input_embeddings = std::nullopt);
 
-  // forward() with the states that a draft head goes on from. Throws
-  // Error{unsupported} where a model never has one.
-  virtual ModelPass forward_with_states(const mx::array& tokens,
-                                        const PromptCache& cache);
+  // The same with the states of all L positions, which a draft head goes on
+  // from; no `positions`: the logits of all, too. Throws Error{unsupported}
+  // where a model never has a draft head.
+  virtual ModelPass forward_with_states(
+      const mx::array& tokens,
+      const PromptCache& cache,
+      const std::vector<int>& positions = {},
+      const std::optional<mx::array>& input_embeddings = std::nullopt);
 
   // Lives as long as the model. Null: the model has none, or was loaded without
   // LoadOptions::draft_head.

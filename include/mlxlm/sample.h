@@ -46,6 +46,7 @@ Sampler make_sampler(const SamplerOptions& options);
 
 // The same sampler with random numbers of its own: those that MLX's generator
 // gives after seed(value), whatever else draws meanwhile. Copies share them.
+// With drafts of any kind the tokens are those without.
 Sampler with_seed(Sampler sampler, std::uint64_t value);
 
 struct PenaltyOptions {

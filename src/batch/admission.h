@@ -1,7 +1,8 @@
 // Which requests wait, and which may start.
 //
-// Invariant: the weights, the prefix stores, what the caches of the rows that
-// run have reserved and a pass over them come to no more than the budget. What
+// Invariant: the weights, those of draft models, the prefix stores, what the
+// caches of the rows that run have reserved and a pass over them come to no
+// more than the budget. What
 // would not fit by itself is refused before it is queued.
 #pragma once
 
@@ -63,7 +64,12 @@ class Admission {
     PassEstimate pass;
   };
   Estimates& estimates_of(const GenerateOptions& options);
-  // Prefix stores of rows that were queued, as long as anybody has them.
+  // Null: who drafts has no cache.
+  std::shared_ptr<DraftEstimates> draft_estimates_of(
+      const GenerateOptions& options);
+  // Of rows that were queued: the weights of their draft models as long as one
+  // of the rows is there, and their prefix stores as long as anybody has them.
+  std::uint64_t draft_weight_bytes() const;
   std::uint64_t store_bytes() const;
   bool fit(const std::vector<const Row*>& rows, int prompt_tokens);
   std::uint64_t pass_bytes(const std::vector<const Row*>& rows,
@@ -77,7 +83,11 @@ class Admission {
   std::vector<std::weak_ptr<PrefixStore>> stores_;
   // By max_kv_size, chunks, bits of keys and values, group size and start.
   using Storage = std::tuple<int, int, int, int, int, int>;
+  static Storage storage_of(const GenerateOptions& options);
   std::map<Storage, Estimates> estimates_;
+  // By who drafts: the draft model or the model, whose head does.
+  std::map<std::pair<const Model*, Storage>, std::weak_ptr<DraftEstimates>>
+      draft_estimates_;
 };
 
 }  // namespace mlxlm

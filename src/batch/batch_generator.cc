@@ -1,16 +1,19 @@
 // BatchGenerator: passes, and what they give out.
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 
 #include <mlx/mlx.h>
 
 #include <mlxlm/batch.h>
 
 #include "batch/admission.h"
+#include "batch/draft_rows.h"
 #include "batch/pass.h"
 #include "batch/row.h"
 #include "batch/shared_prefixes.h"
 #include "cache/settle.h"
+#include "core/log.h"
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/under_way.h"
@@ -21,25 +24,25 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Rows = std::vector<std::unique_ptr<Row>>;
 
-void check_request(const BatchRequest& request, const Model& model) {
+void check_request(const BatchRequest& request, Model& model) {
+  draft_kind(model, request.options);
   check_options(request.prompt, model, request.options);
   check_max_tokens(request.options);
-  const auto& options = request.options;
-  if (options.draft_model ||
-      (options.draft != DraftKind::none && options.draft != DraftKind::ngram)) {
-    throw Error(ErrorKind::unsupported,
-                "in a batch n-grams alone can draft, as a draft model or head "
-                "would have to run for each row by itself: set draft to ngram, "
-                "or leave draft and draft_model out");
-  }
-  check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
+  check_drafts(request.prompt, request.options);
 }
 
 // A cache that came with a row is looked at before the row is read with
 // others: an unevaluated pass finds what doesn't fit.
 void check_given_cache(const Row& row, Model& model) {
-  if (row.first_offset > 0) {
-    model.forward(token_row({0}), fork_prompt_cache(*row.cache));
+  if (row.first_offset == 0) return;
+  const auto token = token_row({0});
+  auto read = model.forward(token, fork_prompt_cache(*row.cache));
+  if (!row.drafts) return;
+  const auto of_drafts = fork_prompt_cache(row.drafts->draft_cache());
+  if (row.options().draft_model) {
+    row.options().draft_model->forward(token, of_drafts);
+  } else if (row.options().draft == DraftKind::mtp) {
+    model.draft_head()->forward(token, model.embed(token), of_drafts);
   }
 }
 
@@ -70,7 +73,7 @@ class BatchGenerator::Impl {
                                      std::move(ends),
                                      model_,
                                      tokenizer_.get());
-    check_quantization(*row->cache, row->to_read.length, row->options());
+    check_quantization(row->layers(), row->to_read.length, row->options());
     warn_of_length(*model_, row->first_offset + row->to_read.length);
     check_given_cache(*row, *model_);
     admission_.check(*row, running_);
@@ -92,20 +95,17 @@ class BatchGenerator::Impl {
     for (const auto& row : running_) {
       if (row->drawn) drawn.emplace_back(row.get(), *row->drawn);
     }
-    auto parts = plan_pass(running_, prompt_tokens_now());
+    const int prompt_tokens = prompt_tokens_now();
+    auto parts = plan_pass(running_, prompt_tokens);
     auto failures = run(parts);
+    if (failures.empty()) failures = read_ahead(running_, prompt_tokens);
     for (const auto& [row, sampled] : drawn) {
       give_out(*row, sampled, out);
       if (row->drafts) row->drafts->add(row->given.back(), true);
     }
     check_drafts(parts, failures, out);
     if (failures.empty()) tell_of_segments(parts, failures);
-    for (const auto& [row, message] : failures) {
-      row->failed = true;
-      if (!ended(*row)) {
-        out.push_back({row->id, row->answer.end("error"), message});
-      }
-    }
+    fail(failures, out);
     count(parts, std::chrono::duration<double>(Clock::now() - start).count());
     let_go_of_ended(running_);
     return out;
@@ -121,7 +121,7 @@ class BatchGenerator::Impl {
   void remove(RowId id) {
     auto is_row = [&](const auto& row) { return row->id == id; };
     for (const auto& row : running_) {
-      if (is_row(row)) store_text(*row);
+      if (is_row(row)) finish(*row);
     }
     if (std::erase_if(running_, is_row) +
             std::erase_if(admission_.waiting(), is_row) ==
@@ -161,6 +161,32 @@ class BatchGenerator::Impl {
 
   static bool ended(const Row& row) { return row.answer.ended(); }
 
+  static void fail(const std::vector<RowFailure>& failures,
+                   std::vector<BatchPart>& out) {
+    for (const auto& [row, message] : failures) {
+      row->failed = true;
+      if (!ended(*row)) {
+        out.push_back({row->id, row->answer.end("error"), message});
+      }
+    }
+  }
+
+  // A row that leaves: its caller's cache holds every token that was given out,
+  // its store what was read.
+  static void finish(Row& row) {
+    if (row.failed) return;
+    try {
+      if (row.drafts && row.options().prompt_cache != nullptr) {
+        row.drafts->read_rest();
+        row.drafts->level();
+      }
+      store_text(row);
+    } catch (const std::exception& error) {
+      log_warning("the cache of a row of the batch couldn't be completed: " +
+                  std::string(error.what()));
+    }
+  }
+
   static ReadCache read_cache(const Row& row) {
     return {fork_prompt_cache(*row.cache), row.read_tokens()};
   }
@@ -168,7 +194,7 @@ class BatchGenerator::Impl {
   template <class Container>
   static void let_go_of_ended(Container& rows) {
     std::erase_if(rows, [](const auto& row) {
-      if (ended(*row) && !row->failed) store_text(*row);
+      if (ended(*row)) finish(*row);
       return ended(*row);
     });
   }
@@ -185,21 +211,20 @@ class BatchGenerator::Impl {
   // Where a draft would follow the token under way, it is waited for; rows of
   // which all tokens are known propose what the pass is to check.
   void draft(std::vector<BatchPart>& out) {
+    std::vector<Row*> proposing;
     for (const auto& row : running_) {
       if (!row->drafts || row->reading()) continue;
       auto& drafts = *row->drafts;
-      drafts.begin(row->to_read.tokens);
+      drafts.begin_answer();
       if (row->drawn && drafts.wants(row->tokens_left() - 1)) {
         const auto drawn = *std::exchange(row->drawn, std::nullopt);
         give_out(*row, drawn, out);
         row->sampling.add_history(drawn.token);
         drafts.add(row->given.back(), false);
-        if (ended(*row)) read_rest(*row);
       }
-      if (!row->drawn && !ended(*row)) {
-        drafts.propose(row->tokens_left());
-      }
+      if (!row->drawn && !ended(*row)) proposing.push_back(row.get());
     }
+    fail(propose_drafts(proposing), out);
     let_go_of_ended(running_);
   }
 
@@ -218,26 +243,10 @@ class BatchGenerator::Impl {
           if (ended(row)) break;
         }
         row.drafts->keep(num_given);
-        if (ended(row)) read_rest(row);
       } catch (const std::exception& error) {
         failures.push_back({&row, error.what()});
       }
     }
-  }
-
-  // At the end the caller's cache holds every token that was given out.
-  void read_rest(Row& row) {
-    if (row.options().prompt_cache != nullptr && row.drafts->has_unread()) {
-      row.drafts->propose(0);
-      read_last(row, row.drafts->tokens());
-      row.drafts->note_read();
-    }
-  }
-
-  // Tokens [L] that no pass reads any more.
-  void read_last(Row& row, const mx::array& tokens) {
-    model_->forward(mx::expand_dims(tokens, 0), *row.cache);
-    apply_quantization(*row.cache, row.options());
   }
 
   // Rows go back to the queue until the caches of the others fit. Their tokens
@@ -248,19 +257,28 @@ class BatchGenerator::Impl {
       if (row->drawn) {
         const auto drawn = *std::exchange(row->drawn, std::nullopt);
         give_out(*row, drawn, out);
-        if (ended(*row) && row->options().prompt_cache != nullptr) {
-          read_last(*row, drawn.token);
-        }
+        if (row->drafts) row->drafts->add(row->given.back(), false);
+        if (ended(*row)) read_last(*row, drawn.token);
       }
       auto found = std::ranges::find_if(
           running_, [&](const auto& each) { return each.get() == row; });
       auto taken = std::move(*found);
       running_.erase(found);
-      if (ended(*row)) continue;
+      if (ended(*row)) {
+        finish(*row);
+        continue;
+      }
       start_again(*row);
       admission_.queue_again(std::move(taken));
       ++stats_.preemptions;
     }
+  }
+
+  // A token that no pass reads any more.
+  void read_last(Row& row, const mx::array& token) {
+    if (row.options().prompt_cache == nullptr || row.drafts) return;
+    model_->forward(mx::expand_dims(token, 0), *row.cache);
+    apply_quantization(*row.cache, row.options());
   }
 
   void start_again(Row& row) const {
@@ -270,9 +288,13 @@ class BatchGenerator::Impl {
     row.to_read.length = static_cast<int>(row.to_read.tokens.size());
     row.num_read = 0;
     row.num_given_before = static_cast<int>(row.given.size());
-    *row.cache = model_->make_cache(row.options().max_kv_size);
+    PromptCache fresh = model_->make_cache(row.options().max_kv_size);
+    if (row.drafts) {
+      std::ranges::copy(make_draft_cache(*model_, row.options()),
+                        std::back_inserter(fresh));
+    }
+    row.set_layers(fresh);
     row.sampling = Sampling(row.options());
-    if (row.drafts) row.make_drafts();
   }
 
   void admit() {
@@ -284,10 +306,19 @@ class BatchGenerator::Impl {
       if (row == nullptr) return;
       stats_.reused_tokens +=
           static_cast<std::uint64_t>(begin_with_prefix(*row, running_));
+      if (row->drafts) row->drafts->begin(known_before(*row));
       if (!std::exchange(row->begun, true)) row->answer.begin();
       running_.push_back(std::move(row));
       ++num_reading;
     }
+  }
+
+  // The tokens that its caches hold when it begins to read.
+  static std::vector<int> known_before(const Row& row) {
+    auto tokens = row.options().earlier_tokens;
+    const auto& text = row.to_read.tokens;
+    tokens.insert(tokens.end(), text.begin(), text.begin() + row.num_read);
+    return tokens;
   }
 
   int prompt_tokens_now() {
@@ -312,7 +343,7 @@ class BatchGenerator::Impl {
     }
     for (const PassPart& part : parts) {
       const Row& row = *part.row;
-      if (part.of_prompt) store_checkpoint(row);
+      if (part.of_prompt) store_checkpoint(*part.row);
       const auto& progress = row.options().prompt_progress;
       if (progress && part.of_prompt && row.num_given_before == 0) {
         progress(row.num_read, row.to_read.length);

@@ -315,16 +315,6 @@ TEST_F(BatchTest, RefusesWhatCantRun) {
   expect_error(ErrorKind::argument, "max_tokens is 0", [&] {
     batch.insert(request("x", {.max_tokens = 0}));
   });
-  GenerateOptions drafted;
-  drafted.draft_model = model_;
-  expect_error(ErrorKind::unsupported, "n-grams alone", [&] {
-    batch.insert(request("x", drafted));
-  });
-  drafted.draft_model.reset();
-  drafted.draft = DraftKind::mtp;
-  expect_error(ErrorKind::unsupported, "n-grams alone", [&] {
-    batch.insert(request("x", drafted));
-  });
   expect_error(
       ErrorKind::argument, "no row 5", [&] { batch.extract_cache(5); });
   batch.insert(request("x"));
@@ -348,7 +338,7 @@ TEST_F(BatchTest, OthersGoOnBesideErrors) {
   batch.next();
   GenerateOptions combined;
   combined.draft = DraftKind::mtp;
-  expect_error(ErrorKind::unsupported, "for each row by itself", [&] {
+  expect_error(ErrorKind::unsupported, "has no draft head", [&] {
     batch.insert(request("x", combined));
   });
   expect_error(ErrorKind::memory, "of 100007 tokens needs about", [&] {

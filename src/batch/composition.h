@@ -38,11 +38,7 @@ struct Case {
   std::vector<int> end_tokens;  // of the tokenizer
   // Cancelled by whoever walks the parts, after so many.
   int cancel_after = -1;
-  bool starts_late = false;  // after its deadline
-  // Drafts of a model are accepted by rejection sampling: another answer, of
-  // the same distribution.
-  bool has_known_sampler = false;
-  bool same_distribution = false;
+  bool starts_late = false;                    // after its deadline
   std::shared_ptr<std::vector<int>> progress;  // tokens done; the total is last
   std::shared_ptr<PromptCache> cache;
   std::shared_ptr<TemporaryFolder> folder;

@@ -1,6 +1,8 @@
 // The list of features that the composition tests combine.
 #pragma once
 
+#include <map>
+
 #include "batch/composition.h"
 
 namespace mlxlm::composition {
@@ -14,12 +16,10 @@ inline void sample(Case& run) {
                                                 .xtc_probability = 0.3,
                                                 .xtc_threshold = 0.2}),
                                   17);
-  run.has_known_sampler = true;
 }
 
 // Never takes the best token.
 inline void own_sampler(Case& run) {
-  run.has_known_sampler = false;
   run.options.sampler = [inner = run.options.sampler](const mx::array& all) {
     auto best = mx::max(all, -1, true);
     auto others = mx::where(mx::equal(all, best), mx::array(-1e9f), all);
@@ -73,7 +73,6 @@ inline void embed(Case& run) {
 inline void draft(Case& run, DraftKind kind) {
   run.options.draft = kind;
   run.options.num_draft_tokens = 3;
-  run.same_distribution = run.has_known_sampler && kind != DraftKind::ngram;
 }
 
 inline void watch_progress(Case& run) {
@@ -85,12 +84,18 @@ inline void watch_progress(Case& run) {
   };
 }
 
+// Of rows with the same model it is one.
 inline void draft_by_model(Case& run) {
-  ToyOptions toy = run.toy;
-  toy.head_noise.reset();
-  toy.noise = 0.03f;
+  static std::map<ModelPtr, ModelPtr> drafts;
+  auto& model = drafts[run.model];
+  if (!model) {
+    ToyOptions toy = run.toy;
+    toy.head_noise.reset();
+    toy.noise = 0.03f;
+    model = std::make_shared<ToyModel>(toy);
+  }
   draft(run, DraftKind::model);
-  run.options.draft_model = std::make_shared<ToyModel>(toy);
+  run.options.draft_model = model;
 }
 
 // Layers of a kind, besides those of other kinds.

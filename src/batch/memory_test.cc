@@ -18,6 +18,7 @@ struct Shape {
   BatchOptions batch = {};
   GenerateOptions options = {};
   bool has_store = false;
+  bool has_draft_model = false;
 };
 
 void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.name; }
@@ -33,6 +34,7 @@ class Memory : public ::testing::TestWithParam<Shape> {
     request.options.max_tokens = shape.max_tokens;
     request.options.ignore_eos = true;
     request.options.prefix_store = store_;
+    request.options.draft_model = draft_;
     return request;
   }
 
@@ -58,11 +60,22 @@ class Memory : public ::testing::TestWithParam<Shape> {
       store_ = std::make_shared<PrefixStore>(
           PrefixStoreOptions{.max_bytes = std::size_t{1} << 20});
     }
+    std::uint64_t weights = weight_bytes(*model_);
+    if (model_->draft_head() != nullptr) {
+      weights += model_->draft_head()->nbytes();
+    }
+    if (GetParam().has_draft_model) {
+      ToyOptions toy = GetParam().toy;
+      toy.noise = 0.03f;
+      draft_ = std::make_shared<ToyModel>(toy);
+      weights += weight_bytes(*draft_);
+    }
     mx::clear_cache();
-    before_ = mx::get_active_memory() - weight_bytes(*model_);
+    before_ = mx::get_active_memory() - weights;
   }
 
   std::shared_ptr<ToyModel> model_;
+  std::shared_ptr<ToyModel> draft_;
   std::shared_ptr<PrefixStore> store_;
   std::uint64_t before_ = 0;  // of other tests
   std::uint64_t preemptions_ = 0;
@@ -143,6 +156,22 @@ INSTANTIATE_TEST_SUITE_P(
                             30,
                             {},
                             {.draft = DraftKind::ngram}},
+                      Shape{"DraftModel",
+                            {.window_tokens = 64},
+                            4,
+                            200,
+                            30,
+                            {},
+                            {},
+                            false,
+                            true},
+                      Shape{"DraftHead",
+                            {.recurrent = true, .head_noise = 0.03f},
+                            4,
+                            200,
+                            30,
+                            {},
+                            {.draft = DraftKind::mtp}},
                       Shape{"Store", {}, 5, 300, 12, {}, {}, true}),
     [](const auto& each) { return std::string(each.param.name); });
 

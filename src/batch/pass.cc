@@ -35,7 +35,11 @@ bool has_embeddings(const PassPart& part) {
   return part.row->reading() && part.row->to_read.embeddings.has_value();
 }
 
-// Logits [1, N, V] at N positions.
+bool wants_states(const PassPart& part) {
+  return part.row->drafts && part.row->drafts->wants_states();
+}
+
+// Logits [1, N, V] at N positions. Tells of states who drafts with them.
 mx::array forward(Model& model,
                   const std::vector<PassPart>& parts,
                   const std::vector<int>& positions) {
@@ -56,8 +60,16 @@ mx::array forward(Model& model,
     embeddings = join_tokens(std::move(inputs), 1);
   }
   auto all = mx::expand_dims(join_tokens(std::move(tokens), 0), 0);
-  return model.forward_at(
-      positions, all, join_rows(caches, counts), embeddings);
+  const auto layers = join_rows(caches, counts);
+  if (std::ranges::none_of(parts, wants_states)) {
+    return model.forward_at(positions, all, layers, embeddings);
+  }
+  auto read = model.forward_with_states(all, layers, positions, embeddings);
+  const auto states = split_tokens(read.states, counts, 1);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (wants_states(parts[i])) parts[i].row->drafts->read_states(states[i]);
+  }
+  return read.logits;
 }
 
 // Draws for all rows that take the most probable token as it is, in one
@@ -121,7 +133,9 @@ void note_read(const PassPart& part) {
   const auto& tokens = row.to_read.tokens;
   if (!tokens.empty()) {
     const auto first = tokens.begin() + row.num_read;
-    row.sampling.add_history(std::vector<int>(first, first + part.num_tokens));
+    const std::vector<int> read(first, first + part.num_tokens);
+    row.sampling.add_history(read);
+    if (row.drafts) row.drafts->add_prompt(read);
   }
   row.num_read += part.num_tokens;
 }

@@ -20,7 +20,7 @@ struct RequestKind {
   std::vector<int> alone;  // the tokens of its single run
   bool continues = false;  // the shared cache
   bool shares = false;     // a prefix store, if there is one
-  bool drafts = false;
+  DraftKind draft = DraftKind::none;
   int seed = -1;  // of a random sampler
 };
 
@@ -35,7 +35,8 @@ class RequestKinds {
   static constexpr int kCount = 48;
 
   explicit RequestKinds(const ToyOptions& toy)
-      : model_(std::make_shared<ToyModel>(toy)) {
+      : model_(std::make_shared<ToyModel>(with_head(toy))),
+        draft_(std::make_shared<ToyModel>(near(toy))) {
     auto shared = stream_generate(
         model_,
         nullptr,
@@ -66,14 +67,23 @@ class RequestKinds {
       options.prompt_cache = open.cache.get();
     }
     if (kind.shares) options.prefix_store = std::move(store);
-    if (kind.drafts) {
-      options.draft = DraftKind::ngram;
-      options.num_draft_tokens = 3;
-    }
+    options.draft = kind.draft;
+    if (kind.draft == DraftKind::model) options.draft_model = draft_;
+    options.num_draft_tokens = 3;
     return open;
   }
 
  private:
+  // Heads and models that are often right.
+  static ToyOptions with_head(ToyOptions toy) {
+    toy.head_noise = 0.03f;
+    return toy;
+  }
+  static ToyOptions near(ToyOptions toy) {
+    toy.noise = 0.03f;
+    return toy;
+  }
+
   int number(int most) { return static_cast<int>(random_() % most); }
 
   // Most are short; one has 3,000 tokens.
@@ -105,17 +115,20 @@ class RequestKinds {
           make_logits_processors({.repetition_penalty = 1.2});
     }
     if (i % 6 == 5) kind.seed = i;
-    kind.drafts = i % 4 == 2;
+    const DraftKind drafts[] = {
+        DraftKind::ngram, DraftKind::model, DraftKind::mtp};
+    if (i % 4 == 2) kind.draft = drafts[i / 4 % 3];
     const int length = i == 0       ? 3000
                        : i % 8 == 0 ? 1 + number(200)
                        : i % 8 == 3 ? 230 + number(25)  // soon a step more
                                     : 1 + number(12);
     for (int n = 0; n < length; ++n) {
       // Drafts find repetitions.
-      kind.prompt.push_back(kind.drafts ? 97 + n % 5 : number(256));
+      kind.prompt.push_back(kind.draft != DraftKind::none ? 97 + n % 5
+                                                          : number(256));
     }
     auto plain = kind;
-    plain.drafts = false;
+    plain.draft = DraftKind::none;
     auto [request, cache] = open(plain, nullptr);
     auto alone =
         stream_generate(model_, nullptr, request.prompt, request.options);
@@ -125,6 +138,7 @@ class RequestKinds {
 
   std::mt19937 random_{1};
   ModelPtr model_;
+  ModelPtr draft_;
   PromptCache shared_;
   std::vector<RequestKind> kinds_;
 };

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,11 +35,19 @@ struct SegmentEnd {
 // Error{argument}.
 std::vector<SegmentEnd> join_segments(BatchRequest& request);
 
+// Of who drafts with a cache, for all rows that store it alike.
+struct DraftEstimates {
+  ModelPtr model;
+  std::uint64_t weight_bytes;  // 0: counted with the model's
+  CacheEstimate cache;
+  PassEstimate pass;
+};
+
 struct Row {
   Row(RowId id,
       BatchRequest the_request,
       std::vector<SegmentEnd> the_segment_ends,
-      const ModelPtr& model,
+      const ModelPtr& the_model,
       const Tokenizer* tokenizer)
       : id(id),
         request(std::move(the_request)),
@@ -46,17 +55,27 @@ struct Row {
         to_read{request.prompt,
                 request.options.input_embeddings,
                 prompt_length(request.prompt, request.options)},
-        cache(&usable_cache(model->make_cache(request.options.max_kv_size),
-                            request.options,
-                            own_cache)),
+        model(the_model),
+        cache(&usable_cache_with_draft(*model, request.options, own_cache)),
         first_offset(prompt_cache_offset(*cache)),
         sampling(request.options),
         answer(*model, tokenizer, request.options, to_read.length),
         depends_on_chunks(model->depends_on_chunks() ||
                           options().max_kv_size > 0 ||
                           kv_quantization(options())) {
-    if (options().draft == DraftKind::ngram) make_drafts();
+    if (draft_kind(*model, options()) != DraftKind::none) {
+      const PromptCache all = *cache;
+      if (drafts_with_cache(options())) cache = &own_cache;
+      drafts = std::make_unique<RowDrafts>(model, *cache, options());
+      set_layers(all);
+      first_offset = prompt_cache_offset(*cache);
+    }
     if (options().prefix_store) prefixes.emplace(model, options());
+  }
+  // A caller's list gets the layers that quantization replaced.
+  ~Row() {
+    PromptCache* given = options().prompt_cache;
+    if (given != nullptr && given != cache) *given = layers();
   }
   Row(const Row&) = delete;
   Row& operator=(const Row&) = delete;
@@ -67,7 +86,7 @@ struct Row {
   // Tokens that the cache holds when the next pass is done.
   int num_tokens() const {
     return first_offset + num_read + static_cast<int>(given.size()) -
-           num_given_before + (drafts ? DraftLength::kMaxDrafts : 0);
+           num_given_before + most_drafts();
   }
   // Those that came with the cache aside.
   std::vector<int> read_tokens() const {
@@ -82,8 +101,22 @@ struct Row {
     const int most = options().max_tokens;
     return most < 0 ? INT_MAX : most - static_cast<int>(given.size());
   }
-  void make_drafts() {
-    drafts = std::make_unique<RowDrafts>(*cache, options());
+  // Of the model and, behind them, of who drafts with a cache: as a caller's
+  // list and prefix stores have them.
+  PromptCache layers() const {
+    PromptCache all = *cache;
+    if (drafts)
+      std::ranges::copy(drafts->draft_cache(), std::back_inserter(all));
+    return all;
+  }
+  void set_layers(const PromptCache& all) {
+    auto [own, of_drafts] = split_layers(*model, all);
+    *cache = std::move(own);
+    if (drafts) drafts->start(std::move(of_drafts));
+  }
+  int most_drafts() const {
+    return drafts ? options().num_draft_tokens.value_or(DraftLength::kMaxDrafts)
+                  : 0;
   }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {
@@ -110,9 +143,10 @@ struct Row {
   std::size_t next_segment = 0;  // of those that weren't read yet
   Prompt to_read;  // before the first draw, or the first after a preemption
   int num_read = 0;
+  ModelPtr model;
   PromptCache own_cache;
-  PromptCache* cache;
-  int first_offset;  // tokens that came with the cache
+  PromptCache* cache;  // the model's
+  int first_offset;    // tokens that came with the cache
   Sampling sampling;
   Answer answer;
   // Whether what the cache holds depends on how its tokens were cut into
@@ -122,6 +156,7 @@ struct Row {
   // Admission's, of its cache and of passes over it.
   const CacheEstimate* cache_estimate = nullptr;
   PassEstimate* pass_estimate = nullptr;
+  std::shared_ptr<DraftEstimates> draft_estimates;  // null: without a cache
   bool begun = false;
   bool failed = false;
   std::optional<PrefixAccess> prefixes;  // none: no store

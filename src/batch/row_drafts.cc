@@ -10,21 +10,35 @@
 
 namespace mlxlm {
 
-RowDrafts::RowDrafts(PromptCache& cache, const GenerateOptions& options)
-    : cache_(cache),
+RowDrafts::RowDrafts(ModelPtr model,
+                     PromptCache& cache,
+                     const GenerateOptions& options)
+    : model_(std::move(model)),
+      cache_(cache),
       options_(options),
-      drafter_(make_ngram_drafter()),
       length_(options.num_draft_tokens) {
-  statistics_.draft = DraftKind::ngram;
+  statistics_.draft = draft_kind(*model_, options);
 }
 
 RowDrafts::~RowDrafts() { see_all_stepwise(cache_, false); }
 
-void RowDrafts::begin(const std::vector<int>& text) {
-  if (!std::exchange(begun_, true)) {
-    drafter_->begin(options_.earlier_tokens, text);
-    see_all_stepwise(cache_, true);
-  }
+void RowDrafts::start(PromptCache draft_cache) {
+  drafter_ = make_drafter(model_, std::move(draft_cache), options_);
+  num_read_ = 0;
+  unread_.clear();
+}
+
+void RowDrafts::begin(const std::vector<int>& earlier) {
+  drafter_->begin(earlier);
+}
+
+void RowDrafts::add_prompt(const std::vector<int>& tokens) {
+  drafter_->add_prompt(tokens);
+}
+
+void RowDrafts::read_states(const mx::array& states) {
+  drafter_->read_states(num_read_, states);
+  num_read_ += states.shape(1);
 }
 
 int RowDrafts::most(int tokens_left) const {
@@ -32,8 +46,8 @@ int RowDrafts::most(int tokens_left) const {
   return std::min(readable_drafts(cache_, num_unread(), options_), tokens_left);
 }
 
-bool RowDrafts::wants(int tokens_left) const {
-  return std::min(length_.choose(drafter_->outlook()), most(tokens_left)) > 0;
+int RowDrafts::num_wanted(int tokens_left) const {
+  return std::min(length_.choose(drafter_->outlook()), most(tokens_left));
 }
 
 void RowDrafts::add(int token, bool is_read) {
@@ -41,10 +55,9 @@ void RowDrafts::add(int token, bool is_read) {
   if (!is_read) unread_.push_back(token);
 }
 
-void RowDrafts::propose(int tokens_left) {
+void RowDrafts::set_draft(std::optional<Draft> draft) {
   outlook_ = drafter_->outlook();
-  const int count = std::min(length_.choose(outlook_), most(tokens_left));
-  draft_ = count > 0 ? drafter_->propose(count) : std::nullopt;
+  draft_ = std::move(draft);
   if (draft_) point_.set(cache_, num_tokens());
 }
 
@@ -71,11 +84,24 @@ void RowDrafts::keep(int num_given) {
   const int num_stay = round.num_unread + num_kept;
   const int num_read = static_cast<int>(round.read.size());
   const int num_held = point_.take_back(cache_, num_read, num_stay);
+  num_read_ -= num_read - num_held;
   unread_ = {round.read.begin() + num_held, round.read.begin() + num_stay};
   round.tokens.resize(num_given);
   unread_.insert(
       unread_.end(), round.tokens.begin() + num_kept, round.tokens.end());
   drafter_->accept(round.tokens, num_kept);
+}
+
+void RowDrafts::read_rest() {
+  if (unread_.empty()) return;
+  const auto tokens = token_row(unread_);
+  if (wants_states()) {
+    read_states(model_->forward_with_states(tokens, cache_).states);
+  } else {
+    model_->forward(tokens, cache_);
+  }
+  apply_quantization(cache_, options_);
+  unread_.clear();
 }
 
 void RowDrafts::note_seconds(double seconds) {

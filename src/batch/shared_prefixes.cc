@@ -20,7 +20,7 @@ int tokens_to_share(const Row& row, const Row& other) {
   std::span text(row.to_read.tokens);
   const int common =
       common_length(text.first(text.size() - 1), other.to_read.tokens);
-  if (!other.prefixes->changes_later(*other.cache)) return common;
+  if (!other.prefixes->changes_later(other.layers())) return common;
   int most = 0;
   for (int position : other.options().prompt_checkpoints) {
     if (position <= common) most = std::max(most, position);
@@ -30,10 +30,11 @@ int tokens_to_share(const Row& row, const Row& other) {
 
 // The running row that has read most of what `row` begins with, and how much;
 // of caches that can be cut at any place.
-std::pair<const Row*, int> nearest(const Row& row, const Rows& running) {
-  std::pair<const Row*, int> best{nullptr, 0};
+std::pair<Row*, int> nearest(const Row& row, const Rows& running) {
+  std::pair<Row*, int> best{nullptr, 0};
   for (const auto& other : running) {
-    if (!share(row, *other) || other->prefixes->changes_later(*other->cache)) {
+    if (!share(row, *other) ||
+        other->prefixes->changes_later(other->layers())) {
       continue;
     }
     const int num_read =
@@ -63,12 +64,12 @@ int begin_with_prefix(Row& row, const Rows& running) {
     match = row.prefixes->find(tokens);
   }
   if (match.reused_tokens > 0) {
-    *row.cache = std::move(match.cache);
+    row.set_layers(match.cache);
     row.num_read = match.reused_tokens;
     row.sampling.add_history(
         std::vector<int>(tokens.begin(), tokens.begin() + row.num_read));
   }
-  if (row.prefixes->changes_later(*row.cache)) {
+  if (row.prefixes->changes_later(row.layers())) {
     row.request.options.prompt_checkpoints =
         row.prefixes->checkpoints(row.to_read.length);
   }
@@ -76,18 +77,19 @@ int begin_with_prefix(Row& row, const Rows& running) {
   return match.reused_tokens;
 }
 
-void store_checkpoint(const Row& row) {
+void store_checkpoint(Row& row) {
   if (row.prefixes && row.reading() &&
       std::ranges::count(row.options().prompt_checkpoints, row.num_read) > 0 &&
-      row.prefixes->changes_later(*row.cache)) {
+      row.prefixes->changes_later(row.layers())) {
     store_text(row);
   }
 }
 
-void store_text(const Row& row) {
+void store_text(Row& row) {
   if (!row.prefixes) return;
   const auto tokens = row.read_tokens();
-  if (!tokens.empty()) row.prefixes->put(tokens, *row.cache);
+  if (tokens.empty() || (row.drafts && !row.drafts->level())) return;
+  row.prefixes->put(tokens, row.layers());
 }
 
 }  // namespace mlxlm

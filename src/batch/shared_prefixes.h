@@ -24,9 +24,9 @@ int begin_with_prefix(Row& row,
                       const std::vector<std::unique_ptr<Row>>& running);
 
 // Of a prompt, after a pass: states that later ones won't do for.
-void store_checkpoint(const Row& row);
+void store_checkpoint(Row& row);
 
-// All that the row has read.
-void store_text(const Row& row);
+// All that the row has read, between passes.
+void store_text(Row& row);
 
 }  // namespace mlxlm

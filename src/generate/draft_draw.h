@@ -11,8 +11,9 @@ namespace mlxlm {
 
 class DraftDraw {
  public:
-  // After the history of `sampling`, which must outlive this.
-  explicit DraftDraw(const Sampling& sampling) : sampling_(sampling) {}
+  // After the history of the model's `sampling`.
+  explicit DraftDraw(const Sampling& sampling)
+      : sampling_(sampling.for_drafts()) {}
 
   // logits [1, V] -> a token, [1] int32, which is dispatched.
   const mx::array& draw(const mx::array& logits);
@@ -21,7 +22,7 @@ class DraftDraw {
   Draft draft() const;
 
  private:
-  const Sampling& sampling_;
+  Sampling sampling_;
   std::vector<mx::array> tokens_;
   std::vector<mx::array> weights_;
 };

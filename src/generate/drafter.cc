@@ -1,7 +1,10 @@
 #include "generate/drafter.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
+
+#include "generate/options.h"
 
 namespace mlxlm {
 
@@ -31,6 +34,19 @@ DraftKind draft_kind(Model& model, const GenerateOptions& options) {
   return options.draft;
 }
 
+void check_drafts(const std::vector<int>& prompt,
+                  const GenerateOptions& options) {
+  if (options.draft_model) {
+    check_options(prompt, *options.draft_model, options);
+  }
+  if (options.input_embeddings && drafts_with_cache(options)) {
+    throw Error(ErrorKind::unsupported,
+                "a draft model or head can't read input embeddings; --draft "
+                "ngram works with them");
+  }
+  check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
+}
+
 PromptCache make_draft_cache(Model& model, const GenerateOptions& options) {
   switch (draft_kind(model, options)) {
     case DraftKind::model:
@@ -49,6 +65,26 @@ bool is_fresh(const PromptCache& cache) {
 
 bool drafts_with_cache(const GenerateOptions& options) {
   return options.draft_model || options.draft == DraftKind::mtp;
+}
+
+PromptCache& usable_cache_with_draft(Model& model,
+                                     const GenerateOptions& options,
+                                     PromptCache& own) {
+  PromptCache fresh = model.make_cache(options.max_kv_size);
+  PromptCache draft = make_draft_cache(model, options);
+  PromptCache* given = options.prompt_cache;
+  if (given != nullptr && given->size() == fresh.size()) {
+    std::ranges::copy(draft, std::back_inserter(*given));
+  }
+  std::ranges::copy(draft, std::back_inserter(fresh));
+  return usable_cache(std::move(fresh), options, own);
+}
+
+std::pair<PromptCache, PromptCache> split_layers(const Model& model,
+                                                 const PromptCache& layers) {
+  const auto end =
+      layers.begin() + static_cast<std::ptrdiff_t>(model.make_cache().size());
+  return {{layers.begin(), end}, {end, layers.end()}};
 }
 
 std::unique_ptr<Drafter> make_drafter(const ModelPtr& model,

@@ -9,46 +9,39 @@
 
 #include <mlx/mlx.h>
 
-#include "generate/draft_draw.h"
-#include "generate/drafter.h"
+#include "cache/batch_cache.h"
+#include "generate/network_drafter.h"
 #include "generate/prefill.h"
 #include "generate/return_point.h"
-#include "generate/sampling.h"
 
 namespace mlxlm {
 namespace {
-
-// Tokens that wait to be read until a draft is asked for, at most.
-constexpr int kMaxWaiting = 64;
 
 mx::array tokens_between(const mx::array& x, int first, int end) {
   return mx::slice(x, {0, first, 0}, {1, end, x.shape(2)});
 }
 
-class HeadDrafter : public Drafter {
+class HeadDrafter : public NetworkDrafter {
  public:
   HeadDrafter(ModelPtr model, PromptCache cache, const GenerateOptions& options)
       : model_(std::move(model)),
         head_(*model_->draft_head()),
         cache_(std::move(cache)),
-        options_(options),
-        sampling_(options) {}
+        options_(options) {}
 
-  void begin(const std::vector<int>& earlier,
-             const std::vector<int>& prompt) override {
-    sampling_.add_history(prompt);
+  void begin(const std::vector<int>& earlier) override {
     if (is_fresh(cache_)) {
       waiting_ = earlier;
     }
-    num_read_ = -static_cast<int>(waiting_.size());
-    waiting_.insert(waiting_.end(), prompt.begin(), prompt.end());
+    num_read_ = -num_waiting();
     auto embedding = model_->embed(token_row({0}));
     states_ = mx::broadcast_to(mx::zeros({1, 1, 1}, embedding.dtype()),
                                {1, 1 - num_read_, embedding.shape(2)});
-    read_if_many();
   }
 
-  int outlook() const override { return 1; }
+  void add_prompt(const std::vector<int>& tokens) override {
+    waiting_.insert(waiting_.end(), tokens.begin(), tokens.end());
+  }
 
   bool wants_states() const override { return true; }
 
@@ -63,85 +56,109 @@ class HeadDrafter : public Drafter {
     } else {
       states_ = mx::concatenate({tokens_between(states_, 0, at), states}, 1);
     }
-    read_if_many();
   }
 
-  std::optional<Draft> propose(int count) override {
-    const int num_waiting = static_cast<int>(waiting_.size());
-    if (num_waiting == 0 || num_readable() < num_waiting) {
-      return std::nullopt;
-    }
-    auto state = read(num_waiting);
-    point_.set(cache_, count - 1);
-    DraftDraw draw(sampling_);
-    while (true) {
-      const auto& token = draw.draw(last_logits(head_.logits(state), 1));
-      if (draw.count() == count) break;
-      state = pass(mx::reshape(token, {1, 1}), state);
-    }
-    num_drafts_read_ = count - 1;
-    return draw.draft();
-  }
-
-  void accept(const std::vector<int>& tokens, int) override {
-    // Accepted tokens are read again, of the model's states.
-    point_.take_back(cache_, std::exchange(num_drafts_read_, 0), 0);
-    waiting_.insert(waiting_.end(), tokens.begin(), tokens.end());
-    sampling_.add_history(tokens);
-  }
-
-  void finish() override {
-    if (num_readable() > 0) {
-      read(num_readable());
-    }
-  }
-  PromptCache cache() const override { return cache_; }
-
- private:
-  int num_readable() const {
-    return std::min(static_cast<int>(waiting_.size()), states_.shape(1));
-  }
-
-  void read_if_many() {
-    while (num_readable() > kMaxWaiting) {
-      read(std::min(num_readable() - 1, options_.prefill_step_tokens));
+  // If many wait, so that they don't all do until a draft is asked for.
+  int read_ahead(int most) override {
+    const int count =
+        num_readable() > kMaxWaiting ? std::min(num_readable() - 1, most) : 0;
+    if (count > 0) {
+      read_first(count);
       std::vector<mx::array> arrays;
       for (const auto& layer : cache_) {
         layer->append_arrays_to(arrays);
       }
       mx::async_eval(std::move(arrays));
     }
+    return count;
   }
 
-  mx::array pass(const mx::array& tokens, const mx::array& states) {
-    auto left = head_.forward(tokens, states, cache_);
+  int outlook() const override {
+    return num_waiting() > kMaxWaiting ? kNoOutlook : 1;
+  }
+
+  const void* identity() const override { return &head_; }
+
+  Pass read(const std::vector<Part>& parts) const override {
+    const auto row = join(parts);
+    auto left = take_positions(
+        head_.forward(row.tokens, *row.states, row.caches), row.ends);
+    return {last_logits(head_.logits(left), left.shape(1)), left};
+  }
+
+  bool begin_draft(int count) override {
+    if (waiting_.empty() || num_readable() < num_waiting()) {
+      return false;
+    }
+    num_drafts_read_ = count - 1;
+    next_ = token_array(waiting_);
+    next_states_ = tokens_between(states_, 0, num_waiting());
+    return true;
+  }
+
+  Part next_part() const override { return {*next_, *next_states_, &cache_}; }
+
+  void note_read(const std::optional<mx::array>& state) override {
     apply_quantization(cache_, options_);
-    return left;
+    if (!waiting_.empty()) {
+      note_first(num_waiting());
+      point_.set(cache_, num_drafts_read_);
+    }
+    next_states_ = state;
   }
 
-  // Reads the first `count` that wait; the state of the last, [1, 1, D].
-  mx::array read(int count) {
-    auto end = waiting_.begin() + count;
-    auto left = pass(token_row({waiting_.begin(), end}),
-                     tokens_between(states_, 0, count));
-    waiting_.erase(waiting_.begin(), end);
+  void go_on_with(const mx::array& token) override { next_ = token; }
+  void end_draft(const Draft&) override {}
+
+  void accept(const std::vector<int>& tokens, int) override {
+    // Accepted tokens are read again, of the model's states.
+    point_.take_back(cache_, std::exchange(num_drafts_read_, 0), 0);
+    waiting_.insert(waiting_.end(), tokens.begin(), tokens.end());
+  }
+
+  bool read_up_to(int num_left) override {
+    while (num_waiting() > num_left && num_readable() > 0) {
+      read_first(std::min({num_waiting() - num_left,
+                           num_readable(),
+                           options_.prefill_step_tokens}));
+    }
+    return num_waiting() == num_left;
+  }
+
+  PromptCache cache() const override { return cache_; }
+
+ private:
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  int num_readable() const { return std::min(num_waiting(), states_.shape(1)); }
+
+  // Of those that wait.
+  void read_first(int count) {
+    head_.forward(token_row({waiting_.begin(), waiting_.begin() + count}),
+                  tokens_between(states_, 0, count),
+                  cache_);
+    apply_quantization(cache_, options_);
+    note_first(count);
+  }
+
+  void note_first(int count) {
+    waiting_.erase(waiting_.begin(), waiting_.begin() + count);
     states_ = tokens_between(states_, count, states_.shape(1));
     num_read_ += count;
-    return tokens_between(left, count - 1, count);
   }
 
   ModelPtr model_;
   DraftHead& head_;
   PromptCache cache_;
   const GenerateOptions& options_;
-  Sampling sampling_;
   int num_read_ = 0;  // of the text, which begins with the prompt
   // The text's tokens from there on, and the model's states [1, S, D] from the
   // token before on.
   std::vector<int> waiting_;
   mx::array states_ = mx::array(0.0f);
   ReturnPoint point_;
-  int num_drafts_read_ = 0;  // since accept()
+  int num_drafts_read_ = 0;        // since accept()
+  std::optional<mx::array> next_;  // of the draft that is being made
+  std::optional<mx::array> next_states_;
 };
 
 }  // namespace

@@ -11,6 +11,22 @@
 
 namespace mlxlm {
 
+namespace {
+
+// Caches make room for as many tokens as this at once, however few they get.
+int tokens_of_step(const Model& model) {
+  const int context = model.context_tokens();
+  return context > 0 ? std::min(context, kCacheStepTokens) : kCacheStepTokens;
+}
+
+PromptCache read_by(Model& model, const GenerateOptions& options) {
+  PromptCache cache = model.make_cache(options.max_kv_size);
+  model.forward(token_row(std::vector<int>(tokens_of_step(model), 0)), cache);
+  return cache;
+}
+
+}  // namespace
+
 std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
     const PromptCache& cache, int num_tokens, int prefill_step_tokens) {
   std::vector<Layer> layers;
@@ -41,21 +57,30 @@ std::vector<CacheEstimate::Layer> CacheEstimate::layers_of(
 }
 
 CacheEstimate::CacheEstimate(Model& model, const GenerateOptions& options)
+    : CacheEstimate(read_by(model, options), tokens_of_step(model), options) {}
+
+CacheEstimate CacheEstimate::of_head(Model& model,
+                                     const GenerateOptions& options) {
+  const int count = tokens_of_step(model);
+  auto& head = *model.draft_head();
+  PromptCache cache = head.make_cache(options.max_kv_size);
+  const auto tokens = token_row(std::vector<int>(count, 0));
+  head.forward(tokens, model.embed(tokens), cache);
+  return {std::move(cache), count, options};
+}
+
+CacheEstimate::CacheEstimate(PromptCache cache,
+                             int num_tokens,
+                             const GenerateOptions& options)
     : quantized_kv_start_(options.quantized_kv_start),
       prefill_step_tokens_(options.prefill_step_tokens) {
-  // Caches make room for as many tokens as this at once, however few they get.
-  const int context = model.context_tokens();
-  const int count =
-      context > 0 ? std::min(context, kCacheStepTokens) : kCacheStepTokens;
-  PromptCache cache = model.make_cache(options.max_kv_size);
-  model.forward(token_row(std::vector<int>(count, 0)), cache);
-  plain_ = layers_of(cache, count, options.prefill_step_tokens);
+  plain_ = layers_of(cache, num_tokens, options.prefill_step_tokens);
   if (auto quantization = kv_quantization(options)) {
     for (auto& layer : cache) {
       auto quantized = layer->to_quantized(*quantization);
       layer = quantized ? quantized : layer;
     }
-    quantized_ = layers_of(cache, count, options.prefill_step_tokens);
+    quantized_ = layers_of(cache, num_tokens, options.prefill_step_tokens);
   }
 }
 

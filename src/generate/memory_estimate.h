@@ -14,6 +14,8 @@ namespace mlxlm {
 class CacheEstimate {
  public:
   CacheEstimate(Model& model, const GenerateOptions& options);
+  // Likewise of the model's draft head.
+  static CacheEstimate of_head(Model& model, const GenerateOptions& options);
 
   // Bytes of a cache that has read `num_tokens`.
   std::uint64_t bytes(std::int64_t num_tokens) const;
@@ -21,6 +23,11 @@ class CacheEstimate {
   std::uint64_t most_bytes(std::int64_t num_tokens) const;
 
  private:
+  // `cache` has read `num_tokens`.
+  CacheEstimate(PromptCache cache,
+                int num_tokens,
+                const GenerateOptions& options);
+
   struct Layer {
     std::uint64_t bytes_per_token = 0;
     std::int64_t max_tokens = 0;       // that it holds

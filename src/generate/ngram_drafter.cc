@@ -16,11 +16,8 @@ constexpr int kMaxTokens = 32768;
 
 class NgramDrafter : public Drafter {
  public:
-  void begin(const std::vector<int>& earlier,
-             const std::vector<int>& prompt) override {
-    append(earlier);
-    append(prompt);
-  }
+  void begin(const std::vector<int>& earlier) override { append(earlier); }
+  void add_prompt(const std::vector<int>& tokens) override { append(tokens); }
 
   // The longer the match, the likelier that it goes on.
   int outlook() const override {
@@ -30,7 +27,7 @@ class NgramDrafter : public Drafter {
     return static_cast<int>(end - kLengths.begin());
   }
 
-  std::optional<Draft> propose(int count) override {
+  std::optional<Draft> propose(int count, const Sampling&) override {
     auto tokens = automaton_.continuation(count);
     if (tokens.empty()) {
       return std::nullopt;

@@ -57,6 +57,14 @@ mx::array Sampling::logprobs(const mx::array& logits,
   return kernels::table().log_softmax(processed);
 }
 
+Sampling Sampling::for_drafts() const {
+  Sampling ahead = *this;
+  if (const auto* seeded = sampler_.target<SeededSampler>()) {
+    ahead.sampler_ = seeded->ahead();
+  }
+  return ahead;
+}
+
 Sampled Sampling::draw(const mx::array& logits) const {
   auto logprobs = this->logprobs(logits);
   return {draw_from(logprobs), mx::squeeze(logprobs, 0)};

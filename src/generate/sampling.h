@@ -31,6 +31,11 @@ class Sampling {
   mx::array logprobs(const mx::array& logits,
                      const std::optional<mx::array>& more = std::nullopt) const;
 
+  // To draw drafts with: a sampler with a seed draws for each place what it
+  // will draw there for the model, so that drafts change none of its tokens and
+  // are as often right as can be.
+  Sampling for_drafts() const;
+
   // Draws one token from logits [1, V] after the history.
   Sampled draw(const mx::array& logits) const;
 

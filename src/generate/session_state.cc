@@ -304,8 +304,8 @@ void Session::State::adopt(PromptCache layers) {
   if (drafts_with_cache(generate)) {
     auto drafter =
         make_drafter(model, make_draft_cache(*model, generate), generate);
-    drafter->begin(tokens.held(), {});
-    drafter->finish();
+    drafter->begin(tokens.held());
+    drafter->read_up_to(0);
     std::ranges::copy(drafter->cache(), std::back_inserter(layers));
   }
   cache = RewindableCache(std::move(layers));

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <iterator>
 #include <utility>
 
 #include <mlx/mlx.h>
@@ -40,10 +39,10 @@ class SpeculativeGenerator : public TokenGenerator {
                        const GenerateOptions& options)
       : prompt_(std::move(prompt)),
         options_(options),
-        cache_(cache_with_draft(*model)),
-        target_(model, part(0, num_layers(*model)), options_),
-        drafter_(make_drafter(
-            model, part(num_layers(*model), cache_.size()), options_)),
+        cache_(usable_cache_with_draft(*model, options_, own_cache_)),
+        target_(model, split_layers(*model, cache_).first, options_),
+        drafter_(
+            make_drafter(model, split_layers(*model, cache_).second, options_)),
         sampling_(options_),
         length_(options_.num_draft_tokens) {
     check_quantization(cache_, prompt_.length, options_);
@@ -52,6 +51,8 @@ class SpeculativeGenerator : public TokenGenerator {
     if (drafter_->wants_states()) {
       target_.tell_states([this](int first, const mx::array& states) {
         drafter_->read_states(first, states);
+        while (drafter_->read_ahead(options_.prefill_step_tokens) > 0) {
+        }
       });
     }
   }
@@ -103,26 +104,6 @@ class SpeculativeGenerator : public TokenGenerator {
   }
 
  private:
-  PromptCache& cache_with_draft(Model& model) {
-    PromptCache fresh = model.make_cache(options_.max_kv_size);
-    PromptCache draft = make_draft_cache(model, options_);
-    PromptCache* given = options_.prompt_cache;
-    if (given != nullptr && given->size() == fresh.size()) {
-      std::ranges::copy(draft, std::back_inserter(*given));
-    }
-    std::ranges::copy(draft, std::back_inserter(fresh));
-    return usable_cache(std::move(fresh), options_, own_cache_);
-  }
-
-  static std::size_t num_layers(const Model& model) {
-    return model.make_cache().size();
-  }
-  PromptCache part(std::size_t first, std::size_t end) const {
-    auto begin = cache_.begin();
-    return {begin + static_cast<std::ptrdiff_t>(first),
-            begin + static_cast<std::ptrdiff_t>(end)};
-  }
-
   void report(int done) {
     if (options_.prompt_progress) {
       options_.prompt_progress(done, prompt_.length);
@@ -130,7 +111,13 @@ class SpeculativeGenerator : public TokenGenerator {
   }
 
   void read_prompt() {
-    drafter_->begin(options_.earlier_tokens, prompt_.tokens);
+    drafter_->begin(options_.earlier_tokens);
+    drafter_->add_prompt(prompt_.tokens);
+    while (drafter_->read_ahead(options_.prefill_step_tokens) > 0) {
+      evaluate_prompt_cache(drafter_->cache());
+      mx::clear_cache();
+      check_interruption(options_);
+    }
     target_.read_prompt(prompt_, [&](int done) { report(done); });
     sampling_.add_history(prompt_.tokens);
     if (prompt_.embeddings) {
@@ -169,7 +156,7 @@ class SpeculativeGenerator : public TokenGenerator {
     }
     std::optional<Draft> draft;
     if (count > 0) {
-      draft = drafter_->propose(count);
+      draft = drafter_->propose(count, sampling_);
     }
     if (draft) {
       check(*draft, outlook, start);
@@ -252,7 +239,7 @@ class SpeculativeGenerator : public TokenGenerator {
         if (!target_.unread().empty()) {
           target_.read_unread();
         }
-        drafter_->finish();
+        drafter_->read_up_to(0);
       }
     }
     publish();
@@ -308,15 +295,7 @@ std::unique_ptr<TokenGenerator> speculative_generate_step(
   draft_kind(*model, drafting);
   check_options(prompt, *model, drafting);
   check_no_prefix_store(drafting);
-  if (drafting.draft_model) {
-    check_options(prompt, *drafting.draft_model, drafting);
-  }
-  if (options.input_embeddings && drafting.draft != DraftKind::ngram) {
-    throw Error(ErrorKind::unsupported,
-                "a draft model or head can't read input embeddings; --draft "
-                "ngram works with them");
-  }
-  check_at_least("num_draft_tokens", options.num_draft_tokens.value_or(1), 1);
+  check_drafts(prompt, drafting);
   return std::make_unique<SpeculativeGenerator>(
       Prompt{prompt, options.input_embeddings, prompt_length(prompt, options)},
       std::move(model),

@@ -53,10 +53,17 @@ class ToyModel : public Model {
     return logits_of(run(embeddings ? *embeddings : embed(tokens), cache));
   }
 
-  ModelPass forward_with_states(const mx::array& tokens,
-                                const PromptCache& cache) override {
-    auto x = run(embed(tokens), cache);
-    return {logits_of(x), x};
+  ModelPass forward_with_states(
+      const mx::array& tokens,
+      const PromptCache& cache,
+      const std::vector<int>& positions,
+      const std::optional<mx::array>& embeddings) override {
+    ++num_forwards;
+    if (on_forward) {
+      on_forward();
+    }
+    auto x = run(embeddings ? *embeddings : embed(tokens), cache);
+    return {logits_of(positions.empty() ? x : take_positions(x, positions)), x};
   }
   DraftHead* draft_head() override { return head_.get(); }
 
@@ -230,6 +237,11 @@ class ToyModel::Head : public DraftHead {
   }
   PromptCache make_cache(int max_kv_size) const override {
     return model_.make_cache(max_kv_size);
+  }
+  std::size_t nbytes() const override {
+    std::size_t sum = 0;
+    for (const auto& each : model_.parameters()) sum += each.value.nbytes();
+    return sum;
   }
 
  private:

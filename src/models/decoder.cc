@@ -219,12 +219,24 @@ void Decoder::prepare_weights(std::vector<SplitTensor> splits) {
 std::vector<Parameter> Decoder::parameters() const {
   if (!draft_head_) return parameters_;
   std::vector<Parameter> own;
-  const auto head = spec_.layer_path(static_cast<int>(spec_.layers.size()));
   std::ranges::copy_if(
       parameters_, std::back_inserter(own), [&](const Parameter& parameter) {
-        return !parameter.name.starts_with(head);
+        return !is_of_draft_head(parameter);
       });
   return own;
+}
+
+bool Decoder::is_of_draft_head(const Parameter& parameter) const {
+  return parameter.name.starts_with(
+      spec_.layer_path(static_cast<int>(spec_.layers.size())));
+}
+
+std::size_t Decoder::draft_head_nbytes() const {
+  std::size_t sum = 0;
+  for (const Parameter& parameter : parameters_) {
+    sum += is_of_draft_head(parameter) ? parameter.value.nbytes() : 0;
+  }
+  return sum;
 }
 
 mx::array Decoder::embed(const mx::array& tokens) {
@@ -295,10 +307,14 @@ mx::array Decoder::forward(const mx::array& tokens,
   return logits_of(run_layers(tokens, cache, input_embeddings), pointer(norm_));
 }
 
-ModelPass Decoder::forward_with_states(const mx::array& tokens,
-                                       const PromptCache& cache) {
-  auto h = run_layers(tokens, cache, std::nullopt);
+ModelPass Decoder::forward_with_states(
+    const mx::array& tokens,
+    const PromptCache& cache,
+    const std::vector<int>& positions,
+    const std::optional<mx::array>& input_embeddings) {
+  auto h = run_layers(tokens, cache, input_embeddings);
   auto states = norm_ ? kernels::table().norm(h, *norm_) : h;
+  if (!positions.empty()) h = take_positions(h, positions);
   return {logits_of(h, pointer(norm_)), std::move(states)};
 }
 

@@ -34,8 +34,11 @@ class Decoder : public Model {
       const mx::array& tokens,
       const PromptCache& cache,
       const std::optional<mx::array>& input_embeddings) override;
-  ModelPass forward_with_states(const mx::array& tokens,
-                                const PromptCache& cache) override;
+  ModelPass forward_with_states(
+      const mx::array& tokens,
+      const PromptCache& cache,
+      const std::vector<int>& positions,
+      const std::optional<mx::array>& input_embeddings) override;
   DraftHead* draft_head() override { return draft_head_.get(); }
   mx::array embed(const mx::array& tokens) override;
   PromptCache make_cache(int max_kv_size) const override;
@@ -49,7 +52,9 @@ class Decoder : public Model {
   std::vector<Parameter> parameters() const override;
   std::vector<int> eos_token_ids() const override;
 
-  // For the draft head: a layer of attention by itself, the cache may be null.
+  // For the draft head: bytes of its weights, and a layer of attention by
+  // itself, whose cache may be null.
+  std::size_t draft_head_nbytes() const;
   mx::array run_alone(const Layer& layer,
                       const mx::array& x,
                       Cache* cache) const;
@@ -58,6 +63,7 @@ class Decoder : public Model {
   CachePtr make_layer_cache(const LayerSpec& layer, int max_kv_size) const;
 
  private:
+  bool is_of_draft_head(const Parameter& parameter) const;
   std::vector<SplitTensor> bind_weights(Checkpoint& checkpoint,
                                         const Adapter* adapter,
                                         const LoadOptions& options);

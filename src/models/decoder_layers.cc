@@ -190,7 +190,7 @@ mx::array Decoder::run_hyper(const Layer& layer,
 mx::array Decoder::run_alone(const Layer& layer,
                              const mx::array& x,
                              Cache* cache) const {
-  Pass pass;
+  Pass pass{.runs = token_runs(cache, x.shape(1))};
   return run(layer, x, {.own = cache}, pass);
 }
 

@@ -57,6 +57,10 @@ PromptCache DecoderDraftHead::make_cache(int max_kv_size) const {
   return {decoder_.make_layer_cache(spec_.draft_head->layer, max_kv_size)};
 }
 
+std::size_t DecoderDraftHead::nbytes() const {
+  return decoder_.draft_head_nbytes();
+}
+
 void DecoderDraftHead::for_each_linear(
     const std::function<void(kernels::Linear&)>& visit) {
   visit(projection_);

@@ -22,6 +22,7 @@ class DecoderDraftHead : public DraftHead {
                     const PromptCache& cache) override;
   mx::array logits(const mx::array& states) override;
   PromptCache make_cache(int max_kv_size) const override;
+  std::size_t nbytes() const override;
 
   void for_each_linear(const std::function<void(kernels::Linear&)>& visit);
 

@@ -11,7 +11,10 @@ mx::array Model::forward_at(const std::vector<int>& positions,
   return take_positions(forward(tokens, cache, input_embeddings), positions);
 }
 
-ModelPass Model::forward_with_states(const mx::array&, const PromptCache&) {
+ModelPass Model::forward_with_states(const mx::array&,
+                                     const PromptCache&,
+                                     const std::vector<int>&,
+                                     const std::optional<mx::array>&) {
   throw Error(ErrorKind::unsupported,
               "a model of type " + model_type() + " gives out no states");
 }

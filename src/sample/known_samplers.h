@@ -3,6 +3,10 @@
 // distribution can be sampled by rejection.
 #pragma once
 
+#include <memory>
+
+#include <mlx/random.h>
+
 #include <mlxlm/sample.h>
 
 namespace mlxlm {
@@ -21,6 +25,17 @@ struct FilteredSampler {
   // Log-weights [B, V] of the tokens that it draws from: -inf where a filter
   // removes one, not normalized. XTC draws once for all rows.
   mx::array log_weights(const mx::array& logprobs) const;
+};
+
+// with_seed()'s: another sampler with random numbers of its own.
+struct SeededSampler {
+  Sampler sampler;
+  std::shared_ptr<mx::random::KeySequence> keys;
+
+  mx::array operator()(const mx::array& logprobs) const;
+
+  // Draws the numbers that this one will, and leaves them to it.
+  SeededSampler ahead() const;
 };
 
 }  // namespace mlxlm

@@ -74,22 +74,26 @@ Sampler make_sampler(const SamplerOptions& options) {
 
 void seed(std::uint64_t value) { mx::random::seed(value); }
 
-Sampler with_seed(Sampler sampler, std::uint64_t value) {
-  using mx::random::KeySequence;
+mx::array SeededSampler::operator()(const mx::array& logprobs) const {
   // MLX's functions draw from the thread's default keys: these take their place
   // for the call.
   struct Exchange {
-    explicit Exchange(KeySequence& keys) : own(keys) { swap(); }
+    explicit Exchange(mx::random::KeySequence& keys) : own(keys) { swap(); }
     ~Exchange() { swap(); }
-    void swap() { std::swap(own, KeySequence::default_()); }
-    KeySequence& own;
+    void swap() { std::swap(own, mx::random::KeySequence::default_()); }
+    mx::random::KeySequence& own;
   };
-  return
-      [sampler = std::move(sampler),
-       keys = std::make_shared<KeySequence>(value)](const mx::array& logprobs) {
-        Exchange exchange(*keys);
-        return sampler(logprobs);
-      };
+  Exchange exchange(*keys);
+  return sampler(logprobs);
+}
+
+SeededSampler SeededSampler::ahead() const {
+  return {sampler, std::make_shared<mx::random::KeySequence>(*keys)};
+}
+
+Sampler with_seed(Sampler sampler, std::uint64_t value) {
+  return SeededSampler{std::move(sampler),
+                       std::make_shared<mx::random::KeySequence>(value)};
 }
 
 }  // namespace mlxlm
