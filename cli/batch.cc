@@ -40,13 +40,15 @@ constexpr char kExamples[] = R"(A line of the input is an object:
 "prompt" is put into the chat template as a user's message. Other fields:
 max_tokens, temp, top_p, min_p, top_k, xtc_probability, xtc_threshold,
 repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop,
-ignore_eos, priority, tenant. What a line doesn't say, the options say.
+ignore_eos, priority, tenant, draft (none, ngram, or what --draft or
+--draft-model brought), num_draft_tokens. What a line doesn't say, the options
+say.
 
 A line of the output: {"id", "text", "tokens", "finish_reason",
 "prompt_tokens", "reused_tokens"}, the last of the prompt and not read but kept
-of another request of the tenant, with --draft "speculation", or {"id", "error"}
-for a request that can't be answered. Answers are written as they end. Started again with the same output, batch
-answers only what isn't there yet.
+of another request of the tenant, with drafts "speculation", or {"id", "error"}
+for a request that can't be answered. Answers are written as they end. Started
+again with the same output, batch answers only what isn't there yet.
 
 Exit codes: 0 done, 1 a request or the whole failed, 2 wrong usage, 130 Ctrl-C.)";
 
@@ -156,10 +158,6 @@ void Batch::check() const {
     throw UsageError("--input and --output are the same file");
   }
   speculation_.check();
-  if (speculation_.kind() != DraftKind::none &&
-      speculation_.kind() != DraftKind::ngram) {
-    throw UsageError("in a batch n-grams alone can draft: --draft ngram");
-  }
   GenerateOptions ignored;
   cache_.apply_to(ignored);
 }
@@ -255,6 +253,7 @@ void Batch::run() {
   }
   std::istream& input = input_ == "-" ? std::cin : file;
   AnswersFile answers(output_);
+  model_.draft_head = speculation_.needs_draft_head();
   LoadedModel loaded = model_.load();
   GenerateOptions defaults;
   defaults.max_tokens = max_tokens_;

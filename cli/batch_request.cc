@@ -121,6 +121,30 @@ std::vector<int> tokens_of(const json& tokens) {
   return ids;
 }
 
+// Who drafts, of those that the options brought.
+void read_draft(Fields& fields, GenerateOptions& options) {
+  std::string draft;
+  fields.read("draft", draft);
+  if (draft == "none" || draft == "ngram") {
+    options.draft = draft == "none" ? DraftKind::none : DraftKind::ngram;
+    options.draft_model.reset();
+  } else if (draft == "model" && !options.draft_model) {
+    throw Error(ErrorKind::argument,
+                "\"draft\" is model, but there is no --draft-model");
+  } else if (draft == "mtp" && options.draft != DraftKind::mtp) {
+    throw Error(ErrorKind::argument,
+                "\"draft\" is mtp, but the model was loaded without its head: "
+                "it takes --draft mtp");
+  } else if (!draft.empty() && draft != "model" && draft != "mtp") {
+    fail("draft", "none, ngram, mtp or model", draft);
+  }
+  int count = options.num_draft_tokens.value_or(0);
+  fields.read("num_draft_tokens", count);
+  if (fields.find("num_draft_tokens") != nullptr) {
+    options.num_draft_tokens = count;
+  }
+}
+
 }  // namespace
 
 json RequestReader::id_of(const json& fields, std::uint64_t line_number) {
@@ -214,6 +238,7 @@ BatchRequest RequestReader::read(const json& line) const {
     penalties.logit_bias = biases_of(*biases);
   }
   options.logits_processors = make_logits_processors(penalties);
+  read_draft(fields, options);
   fields.check_all_known();
   return request;
 }

@@ -149,8 +149,9 @@ std::unique_ptr<TokenGenerator> generate_step(const std::vector<int>& prompt,
 // of the other. At temperature 0, with n-grams and with a sampler of
 // with_seed() the tokens are those of generate_step() with the same seed; else
 // they have the same distribution (rejection sampling, Leviathan et al. 2023,
-// where the sampler is make_sampler()'s). Throws Error{unsupported} for input embeddings with
-// anything but n-grams, and where the model has no draft_head().
+// where the sampler is make_sampler()'s). Throws Error{unsupported} for input
+// embeddings with anything but n-grams, and where the model has no
+// draft_head().
 std::unique_ptr<TokenGenerator> speculative_generate_step(
     const std::vector<int>& prompt,
     ModelPtr model,

@@ -91,10 +91,36 @@ TEST_F(CliBatch, DraftsChangeNothingAndAreCounted) {
     accepted += speculation["accepted_tokens"].get<int>();
   }
   EXPECT_GT(accepted, 0);
-  for (const auto& drafts : {std::vector<std::string>{"--draft", "mtp"},
-                             {"--draft-model", model()}}) {
-    EXPECT_EQ(batch(drafts, lines).exit_code, 2);
-    EXPECT_THAT(batch(drafts, lines).errors, HasSubstr("--draft ngram"));
+}
+
+// All that generate takes; a line may choose otherwise.
+TEST_F(CliBatch, DraftModelsAndHeadsDraft) {
+  write_model_with_head();
+  std::string lines = requests(3, 20);
+  const auto plain = answers_in(batch({}, lines).output);
+  lines += R"({"id": 10, "tokens": [65, 66, 67], "max_tokens": 20, )"
+           R"("ignore_eos": true, "draft": "none"}
+{"id": 11, "tokens": [65, 66, 67], "max_tokens": 20, )"
+           R"("ignore_eos": true, "draft": "ngram", "num_draft_tokens": 5}
+)";
+  for (const auto& [kind, option] :
+       {std::pair<std::string, std::string>{"model", "--draft-model"},
+        {"mtp", "--draft"}}) {
+    const auto result = batch(
+        {option, kind == "mtp" ? kind : model(), "--num-draft-tokens", "2"},
+        lines);
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    auto answers = answers_in(result.output);
+    ASSERT_EQ(answers.size(), 5u);
+    for (const auto& [id, answer] : plain) {
+      EXPECT_EQ(answers[id]["tokens"], answer["tokens"]);
+      EXPECT_EQ(answers[id]["speculation"]["draft"], kind);
+      EXPECT_GT(answers[id]["speculation"]["drafted_tokens"], 0);
+    }
+    EXPECT_FALSE(answers["10"].contains("speculation"));
+    EXPECT_EQ(answers["11"]["speculation"]["draft"], "ngram");
+    EXPECT_EQ(answers["10"]["tokens"], plain.at("0")["tokens"]);
+    EXPECT_EQ(answers["11"]["tokens"], plain.at("0")["tokens"]);
   }
 }
 
@@ -135,9 +161,13 @@ not JSON
 {"id": 7, "tokens": [99999999]}
 {"id": 8, "tokens": [1], "top_p": 7, "temp": 1}
 {"id": 9, "tokens": [65], "max_tokens": 0}
+{"id": 10, "tokens": [65], "draft": "model"}
+{"id": 11, "tokens": [65], "draft": "mtp"}
+{"id": 12, "tokens": [65], "draft": "oracle"}
+{"id": 13, "tokens": [65], "draft": "ngram", "num_draft_tokens": 0}
 )");
   EXPECT_EQ(result.exit_code, 1);
-  EXPECT_THAT(result.errors, HasSubstr("9 of 10 requests failed"));
+  EXPECT_THAT(result.errors, HasSubstr("13 of 14 requests failed"));
   std::map<std::string, std::string> errors;
   std::istringstream stream(result.output);
   for (std::string line; std::getline(stream, line);) {
@@ -153,6 +183,10 @@ not JSON
   EXPECT_THAT(errors["7"], HasSubstr("outside the model's vocabulary"));
   EXPECT_THAT(errors["8"], HasSubstr("top_p"));
   EXPECT_THAT(errors["9"], HasSubstr("max_tokens is 0"));
+  EXPECT_THAT(errors["10"], HasSubstr("there is no --draft-model"));
+  EXPECT_THAT(errors["11"], HasSubstr("it takes --draft mtp"));
+  EXPECT_THAT(errors["12"], HasSubstr("none, ngram, mtp or model"));
+  EXPECT_THAT(errors["13"], HasSubstr("num_draft_tokens is 0"));
 }
 
 TEST_F(CliBatch, GoesOnAfterAKill) {
