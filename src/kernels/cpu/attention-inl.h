@@ -11,7 +11,7 @@ namespace MLXLM_ISA {
 // Keys per block and queries per tile: the block's scores and the transposed
 // keys stay in the first-level cache.
 inline constexpr int kKeyBlock = 64;
-inline constexpr int kQueryTile = kLanes == 16 ? 8 : 4;
+inline constexpr int kQueryTile = kHas32Registers ? 8 : 4;
 inline constexpr float kNothing = -__builtin_inff();
 
 struct AttentionScratch {
@@ -307,7 +307,7 @@ __attribute__((noinline)) static void add_block(const AttentionTask& t,
     updates[num_updates++] = {
         scores, rescale, t.out + static_cast<std::size_t>(row) * t.value_size};
   }
-  constexpr int kTogether = kLanes == 16 ? 4 : 2;
+  constexpr int kTogether = kHas32Registers ? 4 : 2;
   int i = 0;
   for (; i + kTogether <= num_updates; i += kTogether) {
     add_values<kTogether>(t, updates + i, first, count);

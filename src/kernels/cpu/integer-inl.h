@@ -15,12 +15,17 @@ typedef std::int16_t Shorts __attribute__((vector_size(4 * kLanes), may_alias));
 typedef std::uint16_t UnsignedShorts
     __attribute__((vector_size(4 * kLanes), may_alias));
 
+// Sums and totals of the largest tile fit the registers.
+inline constexpr int kMaxIntegerRows = kHas32Registers ? 8 : 4;
+
 // Rows from which integers of 16 bits are multiplied as such, in pairs, instead
 // of byte by byte. Pairs cost half as many products, but twice the work of
 // taking weights apart, which only many rows make up for where a product takes
 // four bytes.
 #if defined(__AVX512VNNI__)
 inline constexpr int kLeastPairRows = 8;
+#elif defined(__ARM_FEATURE_DOTPROD)  // which has products of bytes only
+inline constexpr int kLeastPairRows = kMaxIntegerRows + 1;
 #else
 inline constexpr int kLeastPairRows = 1;
 #endif
@@ -29,15 +34,31 @@ static constexpr bool has_pairs(int tile_rows, int planes) {
   return planes == 2 && tile_rows >= kLeastPairRows;
 }
 
-// sum[i] + the products of the four bytes of weights[i] (unsigned) with the
-// four of *x (signed). Assembly for what compilers don't do: they load and
-// repeat *x by an instruction of its own.
+// sum[i] + the products of the four bytes of weights[i] (unsigned, below
+// 2^kBits) with the four of *x (signed). Assembly for what compilers don't do:
+// they load and repeat *x by an instruction of its own.
+template <int kBits>
 static inline Ints add_byte_products(Ints sum,
                                      Words weights,
                                      const std::uint32_t* x) {
 #if defined(__AVX512VNNI__)
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
   return sum;
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+  return (Ints)vusdotq_s32((int32x4_t)sum,
+                           (uint8x16_t)weights,
+                           vreinterpretq_s8_u32(vdupq_n_u32(*x)));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  // Products of signed bytes: 128 is taken from larger weights, and added again
+  // in two halves.
+  const int8x16_t four = vreinterpretq_s8_u32(vdupq_n_u32(*x));
+  if constexpr (kBits == 8) {
+    sum = (Ints)vdotq_s32(
+        (int32x4_t)sum, (int8x16_t)(weights ^ 0x80808080u), four);
+    sum = (Ints)vdotq_s32((int32x4_t)sum, vdupq_n_s8(64), four);
+    return (Ints)vdotq_s32((int32x4_t)sum, vdupq_n_s8(64), four);
+  }
+  return (Ints)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, four);
 #elif defined(__AVX2__)
   // As pairs of 16 bits, even bytes and odd ones: these sums can't overflow.
   const Shorts both = (Shorts)(Words{} + *x);
@@ -93,9 +114,6 @@ static inline Words pairs_at(Words words) {
   }
 }
 
-// Sums and totals of the largest tile fit the registers.
-inline constexpr int kMaxIntegerRows = kLanes == 16 ? 8 : 4;
-
 template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,
@@ -145,9 +163,10 @@ static void integer_part(const PanelMatrix& w,
               kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
           unroll<kRows>([&]<int m>() {
             constexpr int c = e % kChains;
-            sum[m][c] = add_byte_products(sum[m][c], bytes, quad + m);
+            sum[m][c] = add_byte_products<E::kBits>(sum[m][c], bytes, quad + m);
             if constexpr (kPlanes == 2) {
-              low[m][c] = add_byte_products(low[m][c], bytes, quad + plane + m);
+              low[m][c] = add_byte_products<E::kBits>(
+                  low[m][c], bytes, quad + plane + m);
             }
           });
         }

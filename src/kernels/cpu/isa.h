@@ -241,10 +241,16 @@ inline constexpr int kPanelsAtOnce = 4;
 const IsaKernels* avx512vnni_kernels();
 const IsaKernels* avx512_kernels();
 const IsaKernels* avx2_kernels();
+const IsaKernels* neon_i8mm_kernels();
+const IsaKernels* neon_dot_kernels();
 const IsaKernels* portable_kernels();
 
-// The best one here, or the one named by MLX_LM_CPU_ISA (avx512vnni, avx512,
-// avx2, portable). Throws Error{argument} for a name this machine can't run.
+// By its name (avx512vnni, avx512, avx2, neon_i8mm, neon_dot, portable); null
+// where this machine can't run it.
+const IsaKernels* find_isa_kernels(const char* name);
+
+// The best one here, or the one named by MLX_LM_CPU_ISA. Throws Error{argument}
+// for a name this machine can't run.
 const IsaKernels& isa_kernels();
 
 }  // namespace mlxlm::kernels::cpu

@@ -211,13 +211,13 @@ static void matmul_tile(const PanelMatrix& w,
 // ---- choice of the instance
 
 // The largest tile's sums, an element, and a broadcast fit the registers.
-inline constexpr int kMaxTileRows = kLanes == 16 ? 24 : 12;
+inline constexpr int kMaxTileRows = kHas32Registers ? 24 : 12;
 
 // Calls f.template operator()<kTile, kPanels>() with the smallest tile that
 // holds the rows.
 template <class F>
 static inline auto with_tile(int num_rows, F&& f) {
-  constexpr bool kWide = kLanes == 16;
+  constexpr bool kWide = kHas32Registers;
   if (num_rows <= 1) return f.template operator()<1, kPanelsAtOnce>();
   if (num_rows <= 2) return f.template operator()<2, kPanelsAtOnce>();
   if (num_rows <= 4) return f.template operator() < 4, kWide ? 4 : 2 > ();

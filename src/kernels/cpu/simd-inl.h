@@ -27,6 +27,12 @@ inline constexpr int kLanes = 8;
 inline constexpr int kLanes = 4;
 #endif
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr bool kHas32Registers = true;
+#else
+inline constexpr bool kHas32Registers = false;
+#endif
+
 // Vectors that make up a panel's 16 rows.
 inline constexpr int kParts = kPanelRows / kLanes;
 
@@ -91,6 +97,10 @@ static inline Floats load_f16(const void* p) {
   __m128i v;
   std::memcpy(&v, p, sizeof(v));
   return (Floats)_mm256_cvtph_ps(v);
+#elif defined(__aarch64__)
+  float16x4_t v;
+  std::memcpy(&v, p, sizeof(v));
+  return (Floats)vcvt_f32_f16(v);
 #else
   // Through the exponent: a half's bits in a float's place, times 2^112; this
   // is exact for subnormals too, and infinities are set apart.
