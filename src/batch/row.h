@@ -115,8 +115,11 @@ struct Row {
     if (drafts) drafts->start(std::move(of_drafts));
   }
   int most_drafts() const {
-    return drafts ? options().num_draft_tokens.value_or(DraftLength::kMaxDrafts)
-                  : 0;
+    constexpr int kMost = 1 << 16;  // so that sums stay numbers
+    if (!drafts) return 0;
+    const int count =
+        options().num_draft_tokens.value_or(DraftLength::kMaxDrafts);
+    return std::min({count, std::max(tokens_left(), 0), kMost});
   }
   // Whether it can start again from its tokens alone.
   bool preemptable() const {

@@ -1,4 +1,6 @@
 // Rows that draft against the same requests alone, without drafts.
+#include <climits>
+
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
@@ -336,6 +338,16 @@ TEST_F(RowDraftsTest, RefusesWhatOneAloneDoes) {
   expect_error(
       ErrorKind::argument, "has 3 layers where", [&] { batch.insert(other); });
   EXPECT_TRUE(batch.empty());
+}
+
+// A number beyond all tokens is as many as there are.
+TEST_F(RowDraftsTest, AsManyDraftsAsTokens) {
+  const auto one = request(kRepeats, {.max_tokens = 9, .ignore_eos = true});
+  const auto many = drafting(one, DraftKind::model, INT_MAX);
+  BatchGenerator batch(
+      model_, tokenizer_, {.memory_budget_bytes = least_budget(model_, many)});
+  batch.insert(many);
+  EXPECT_EQ(tokens_of(batch)[0], alone(one).tokens);
 }
 
 // The weights of a draft model once, caches and passes for each row.
