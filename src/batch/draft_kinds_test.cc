@@ -22,12 +22,8 @@ class DraftKinds : public ::testing::TestWithParam<std::pair<Kind, Cell>> {
     const auto& [kind, cell] = GetParam();
     model_ = make_random(kind);
     near_ = make_near(kind);
-    options_ = {.max_tokens = kTokens,
-                .max_kv_size = cell.max_kv_size,
-                .prefill_step_tokens = cell.chunk_tokens,
-                .kv_group_size = kGroup,
-                .quantized_kv_start = std::min(cell.quantized_start, 40)};
-    if (cell.bits > 0) options_.kv_bits = cell.bits;
+    options_ = options_of(cell, kTokens);
+    options_.quantized_kv_start = std::min(cell.quantized_start, 40);
     for (int i = 0; i < kRows; ++i) {
       auto alone = stream_generate(model_, nullptr, prompt(i), options(i));
       plain_.emplace_back();

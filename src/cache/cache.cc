@@ -9,6 +9,7 @@
 #include <mlxlm/cache.h>
 #include <mlxlm/error.h>
 
+#include "cache/settle.h"
 #include "core/log.h"
 
 namespace mlxlm {
@@ -137,11 +138,7 @@ void quantize_prompt_cache(PromptCache& cache,
 }
 
 void evaluate_prompt_cache(const PromptCache& cache) {
-  std::vector<mx::array> arrays;
-  for (const CachePtr& layer : cache) {
-    layer->append_arrays_to(arrays);
-  }
-  mx::eval(std::move(arrays));
+  mx::eval(arrays_of(cache));
 }
 
 }  // namespace mlxlm

@@ -6,6 +6,8 @@
 #include <mlxlm/cache.h>
 #include <mlxlm/error.h>
 
+#include "cache/settle.h"
+
 namespace mlxlm {
 namespace {
 
@@ -53,11 +55,7 @@ std::string joined(const std::vector<int>& ids) {
 }
 
 std::string dtype_of(const PromptCache& cache) {
-  std::vector<mx::array> arrays;
-  for (const CachePtr& layer : cache) {
-    layer->append_arrays_to(arrays);
-  }
-  for (const mx::array& array : arrays) {
+  for (const mx::array& array : arrays_of(cache)) {
     if (mx::issubdtype(array.dtype(), mx::floating)) {
       return array.dtype() == mx::float32    ? "float32"
              : array.dtype() == mx::bfloat16 ? "bfloat16"

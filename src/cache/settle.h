@@ -1,4 +1,4 @@
-// Arrays that pass from one thread to another.
+// A cache's arrays, and arrays that pass from one thread to another.
 #pragma once
 
 #include <vector>
@@ -9,6 +9,15 @@
 
 namespace mlxlm {
 
+// Every array that must be evaluated to bring the cache up to date.
+inline std::vector<mx::array> arrays_of(const PromptCache& cache) {
+  std::vector<mx::array> arrays;
+  for (const CachePtr& layer : cache) {
+    if (layer) layer->append_arrays_to(arrays);
+  }
+  return arrays;
+}
+
 // Evaluated to the end: other threads find nothing to wait for, which they
 // couldn't, as streams belong to threads.
 inline void settle(std::vector<mx::array> arrays) {
@@ -18,12 +27,6 @@ inline void settle(std::vector<mx::array> arrays) {
   }
 }
 
-inline void settle(const PromptCache& cache) {
-  std::vector<mx::array> arrays;
-  for (const CachePtr& layer : cache) {
-    if (layer) layer->append_arrays_to(arrays);
-  }
-  settle(std::move(arrays));
-}
+inline void settle(const PromptCache& cache) { settle(arrays_of(cache)); }
 
 }  // namespace mlxlm

@@ -8,6 +8,7 @@
 #include <mlx/mlx.h>
 #include <nlohmann/json.hpp>
 
+#include <mlxlm/generate.h>
 #include <mlxlm/model.h>
 
 #include "models/random_checkpoint.h"
@@ -188,6 +189,16 @@ struct Cell {
   int quantized_start = 0;
   int chunk_tokens = 2048;
 };
+
+inline GenerateOptions options_of(const Cell& cell, int max_tokens) {
+  GenerateOptions options{.max_tokens = max_tokens,
+                          .max_kv_size = cell.max_kv_size,
+                          .prefill_step_tokens = cell.chunk_tokens,
+                          .kv_group_size = kGroup,
+                          .quantized_kv_start = cell.quantized_start};
+  if (cell.bits > 0) options.kv_bits = cell.bits;
+  return options;
+}
 
 inline std::vector<std::pair<Kind, Cell>> cells() {
   const Cell plain{"Float"};

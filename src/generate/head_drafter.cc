@@ -10,6 +10,7 @@
 #include <mlx/mlx.h>
 
 #include "cache/batch_cache.h"
+#include "cache/settle.h"
 #include "generate/network_drafter.h"
 #include "generate/prefill.h"
 #include "generate/return_point.h"
@@ -64,11 +65,7 @@ class HeadDrafter : public NetworkDrafter {
         num_readable() > kMaxWaiting ? std::min(num_readable() - 1, most) : 0;
     if (count > 0) {
       read_first(count);
-      std::vector<mx::array> arrays;
-      for (const auto& layer : cache_) {
-        layer->append_arrays_to(arrays);
-      }
-      mx::async_eval(std::move(arrays));
+      mx::async_eval(arrays_of(cache_));
     }
     return count;
   }

@@ -6,6 +6,7 @@
 
 #include <mlx/mlx.h>
 
+#include "cache/settle.h"
 #include "generate/network_drafter.h"
 #include "generate/prefill.h"
 #include "generate/return_point.h"
@@ -61,11 +62,7 @@ class ModelDrafter : public NetworkDrafter {
       return 0;
     }
     read_first(count);
-    std::vector<mx::array> arrays;
-    for (const auto& layer : cache_) {
-      layer->append_arrays_to(arrays);
-    }
-    mx::async_eval(std::move(arrays));
+    mx::async_eval(arrays_of(cache_));
     return count;
   }
 

@@ -10,6 +10,7 @@
 #include "cache/arrays_cache.h"
 #include "cache/cache_list.h"
 #include "cache/rotating_cache.h"
+#include "cache/settle.h"
 #include "core/log.h"
 #include "core/sha256.h"
 #include "generate/prefill.h"
@@ -211,11 +212,7 @@ CacheState widened(const CacheState& state) {
 }
 
 void widen_as(const PromptCache& own, PromptCache& cache) {
-  std::vector<mx::array> computed;
-  for (const auto& layer : own) {
-    layer->append_arrays_to(computed);
-  }
-  if (std::ranges::any_of(computed, is_half)) {
+  if (std::ranges::any_of(arrays_of(own), is_half)) {
     return;
   }
   for (auto& layer : cache) {

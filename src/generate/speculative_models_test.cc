@@ -38,12 +38,7 @@ class SpeculationOfModels
     const auto& [kind, cell] = GetParam();
     model_ = make_random(kind);
     near_ = make_near(kind);
-    options_ = {.max_tokens = kTokens,
-                .max_kv_size = cell.max_kv_size,
-                .prefill_step_tokens = cell.chunk_tokens,
-                .kv_group_size = kGroup,
-                .quantized_kv_start = cell.quantized_start};
-    if (cell.bits > 0) options_.kv_bits = cell.bits;
+    options_ = options_of(cell, kTokens);
     for (int i = 0; i < 17; ++i) prompt_.push_back(i * 7 % kVocabulary);
     options_.prompt_cache = &plain_cache_;
     plain_ = run(*generate_step(prompt_, model_, options_)).tokens;
