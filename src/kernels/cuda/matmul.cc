@@ -69,7 +69,8 @@ std::string text_of_rows(const Norm* norm) {
 }  // namespace
 
 int columns_of(const Linear& linear) {
-  return linear.scales->shape(-1) * linear.group_size;
+  return linear.quantized() ? linear.scales->shape(-1) * linear.group_size
+                            : linear.weight.shape(-1);
 }
 
 void add_matrix(Launch& call, const Linear& linear, mx::Dtype dtype, int i) {

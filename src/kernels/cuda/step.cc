@@ -57,19 +57,23 @@ mx::array on_device(const mx::array& x) {
 int fixed_shared_bytes(const StepSpec& spec, int largest_size) {
   const int queries = spec.num_heads / spec.num_kv_heads;
   const int partials = 2 * 2 * kComputeWarps * 16 * 4;
-  const int groups = largest_size / spec.embedding->group_size * 8;
+  const StepFormat format(*spec.embedding);
+  const int groups = largest_size / format.group_size * 8;
   const int attention = queries * (spec.head_size + 8) * 2 +
                         kComputeWarps * (spec.head_size + 2 * queries) * 4;
-  const int x =
-      std::max(2 * largest_size, kComputeWarps * queries * spec.head_size * 4);
+  const int x = std::max((format.dense() ? 4 : 2) * largest_size,
+                         kComputeWarps * queries * spec.head_size * 4);
   return 4 * static_cast<int>(sizeof(OperationRecord)) + partials + groups +
          attention + spec.rope.dimensions * 4 + x + 1024;
 }
 
 int stage_bytes(const Linear& linear) {
-  const int group_bytes = linear.group_size * linear.bits / 8;
-  const int row = kRowBytes + (group_bytes <= 64 ? group_bytes : 16);
-  const int scales = kRowBytes / group_bytes * 2 + 16;
+  const StepFormat format(linear);
+  const int group_bytes = format.group_size * format.bits / 8;
+  const int row = kRowBytes + (format.dense()      ? 64
+                               : group_bytes <= 64 ? group_bytes
+                                                   : 16);
+  const int scales = format.dense() ? 1 : kRowBytes / group_bytes * 2 + 16;
   return 16 * (row + 2 * scales) + 2 * 8;
 }
 
@@ -167,8 +171,8 @@ class CudaStep : public Step {
         .output_dtypes =
             {mx::float32, mx::int32, mx::float32, mx::float32, dtype, dtype},
         .constants = {{"T", dtype},
-                      {"BITS", spec.embedding->bits},
-                      {"GROUP", spec.embedding->group_size},
+                      {"BITS", StepFormat(*spec.embedding).bits},
+                      {"GROUP", StepFormat(*spec.embedding).group_size},
                       {"D", spec.head_size},
                       {"ROTATED", spec.rope.dimensions},
                       {"TRADITIONAL", spec.rope.traditional},

@@ -62,7 +62,7 @@ struct Step {
   using Attention = StepAttention<T, D, ROTATED, TRADITIONAL, QUERIES>;
   using Operation = StepOperation<T>;
   using Ring = StreamRing<typename Linear::Stage, COUNT>;
-  static constexpr int kX = M * MAX_SIZE / 2;  // words
+  static constexpr int kX = M * MAX_SIZE / 2 * Input::kPartBytes;  // words
   static constexpr int kParts = kStepWarps * QUERIES * D;
 
   struct Shared {
@@ -209,15 +209,25 @@ struct Step {
     const int step = gridDim.x * kStepThreads;
     for (int i = blockIdx.x * kStepThreads + threadIdx.x; i < M * op.size;
          i += step) {
-      const int k = i % op.size;
       const size_t row = a.tokens[i / op.size];
-      const u32 word = table.words[row * (op.size * BITS / 32) + k * BITS / 32];
-      const u32 q = word >> (k * BITS % 32) & ((1u << BITS) - 1);
-      const size_t group = row * (op.size / GROUP) + k / GROUP;
+      const float value = number_of(table, row, op.size, i % op.size);
       // Rounded as the plain operation rounds.
-      const float value = to_float(from_float<T>(
-          to_float(table.scales[group]) * q + to_float(table.zeros[group])));
       a.state[i] = to_float(from_float<T>(value * op.scale));
+    }
+  }
+
+  static __device__ float number_of(const StepMatrix<T>& table,
+                                    size_t row,
+                                    int size,
+                                    int k) {
+    const u32 word = table.words[row * (size * BITS / 32) + k * BITS / 32];
+    const u32 q = word >> (k * BITS % 32) & ((1u << BITS) - 1);
+    if constexpr (BITS == 16) {
+      return to_float(T{static_cast<unsigned short>(q)});
+    } else {
+      const size_t group = row * (size / GROUP) + k / GROUP;
+      return to_float(from_float<T>(to_float(table.scales[group]) * q +
+                                    to_float(table.zeros[group])));
     }
   }
 

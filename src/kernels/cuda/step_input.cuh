@@ -1,5 +1,6 @@
 // How the input of a product comes into shared memory: normalized, joined from
-// attention's shares or as it is, then as 16-bit integers.
+// attention's shares or as it is, then in a high and a low part, integers or
+// for dense weights numbers of their type.
 #pragma once
 
 #include "step_stream.cuh"
@@ -10,11 +11,17 @@ constexpr float kStepLog2e = 1.4426950408889634f;
 
 template <class T, int BITS, int GROUP>
 struct StagedInput {
-  // x of the operation as 16-bit integers, each group with a factor of its own.
-  // High and low bytes are apart, in the order in which weights come out of
-  // their words.
+  static constexpr bool kDense = BITS == 16;
+  // Columns whose high parts lie side by side, in front of their low parts.
+  static constexpr int kRun = kDense ? 32 : GROUP;
+  static constexpr int kPartBytes = kDense ? 2 : 1;
+  static constexpr float kLargest = kDense ? 1024 : 32512;  // of a group
+
+  // x of the operation, each group with a factor of its own: as 16-bit
+  // integers, whose high and low bytes are apart, in the order in which weights
+  // come out of their words; or as sums of two numbers of type T.
   struct Rows {
-    unsigned char* x;  // [M][groups][high, low][GROUP]
+    unsigned char* x;  // [M][K / kRun][high, low][kRun]
     float2* groups;    // [M][groups]: factor, sum
     float* square;     // [M][kStepWarps]
     int num_groups;
@@ -26,11 +33,40 @@ struct StagedInput {
         __byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
   }
 
-  // Puts eight values, |x| <= 32512 times the factor, into their places.
+  // Puts eight values, |x| times the factor <= kLargest, into their places.
   static __device__ void put(const float (&x)[8],
                              float factor,
                              unsigned char* high,
                              unsigned char* low) {
+    if constexpr (kDense) {
+      put_numbers(x, factor, high, low);
+    } else {
+      put_integers(x, factor, high, low);
+    }
+  }
+
+  static __device__ void put_numbers(const float (&x)[8],
+                                     float factor,
+                                     unsigned char* high,
+                                     unsigned char* low) {
+    u32 h[4];
+    u32 l[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float a = x[2 * j] * factor;
+      const float b = x[2 * j + 1] * factor;
+      h[j] = Pair<T>::of(a, b);
+      const float2 rounded = Pair<T>::floats(h[j]);
+      l[j] = Pair<T>::of(a - rounded.x, b - rounded.y);
+    }
+    *reinterpret_cast<uint4*>(high) = {h[0], h[1], h[2], h[3]};
+    *reinterpret_cast<uint4*>(low) = {l[0], l[1], l[2], l[3]};
+  }
+
+  static __device__ void put_integers(const float (&x)[8],
+                                      float factor,
+                                      unsigned char* high,
+                                      unsigned char* low) {
     int v[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -211,9 +247,11 @@ struct StagedInput {
         most = lane_max<GROUP / 8>(most);
         if (!inside) continue;
         const int group = m * rows.num_groups + k / GROUP;
-        if (k % GROUP == 0) rows.groups[group] = {most / 32512, sum};
-        unsigned char* to = rows.x + group * 2 * GROUP + k % GROUP;
-        put(x, 32512 / most, to, to + GROUP);
+        if (k % GROUP == 0) rows.groups[group] = {most / kLargest, sum};
+        unsigned char* to = rows.x + (group * 2 * GROUP +
+                                      k % GROUP / kRun * 2 * kRun + k % kRun) *
+                                         kPartBytes;
+        put(x, kLargest / most, to, to + kRun * kPartBytes);
       }
     }
     squares = lane_sum<32>(squares);

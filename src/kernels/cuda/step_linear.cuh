@@ -7,7 +7,7 @@
 
 namespace mlxlm {
 
-// One quantized matrix [num_rows, K].
+// One matrix [num_rows, K]. Dense ones have words alone.
 template <class T>
 struct StepMatrix {
   const u32* words;
@@ -48,6 +48,7 @@ template <class T, int BITS, int GROUP, int M>
 struct StepLinear {
   using Stage = StreamStage<BITS, GROUP>;
   using Rows = typename StagedInput<T, BITS, GROUP>::Rows;
+  static constexpr bool kDense = BITS == 16;
   static constexpr int kBatch = Stage::kGroups / kStepWarps;  // of a warp
   static constexpr int kWords = GROUP * BITS / 128;  // of a lane and group
   static constexpr int kXWords = GROUP / 16;         // of x, likewise
@@ -123,6 +124,7 @@ struct StepLinear {
         words[i] = reinterpret_cast<const unsigned char*>(matrix.words) +
                    row * row_bytes + lane * 16;
       }
+      if constexpr (kDense) return;
       const int groups = row_bytes / Stage::kGroupBytes;
 #pragma unroll
       for (int j = 0; j < kOwnScales; ++j) {
@@ -158,6 +160,13 @@ struct StepLinear {
         }
         words[i] += Stage::kRowBytes;
       }
+      if constexpr (!kDense) copy_scales<PART>(stage, left_bytes);
+    }
+
+    template <bool PART>
+    __device__ void copy_scales(Stage& stage, int left_bytes) {
+      const int lane = threadIdx.x % 32;
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
 #pragma unroll
       for (int j = 0; j < kOwnScales; ++j) {
         const int i = lane + j * 32;
@@ -240,14 +249,73 @@ struct StepLinear {
   // Adds this warp's groups of a stage, the first of which is group `begin` of
   // x, to the sums of a tile, total[t][i]: of row lane / 4 + 8 i and row
   // result_row(t) of x, a part of which is with other lanes (join()).
-  //
-  // Columns of the tensor cores' tiles are high and low bytes of rows of x, and
-  // where those are few also different groups: each lane of four ends up with
-  // the sums of a group and row of its own.
   static __device__ void multiply(const Stage& stage,
                                   int begin,
                                   const Rows& rows,
                                   float (&total)[kTiles][2]) {
+    if constexpr (kDense) {
+      multiply_numbers(stage, begin, rows, total);
+    } else {
+      multiply_integers(stage, begin, rows, total);
+    }
+  }
+
+  // A warp has one group. Columns of the tensor cores' tiles are high and low
+  // parts of rows of x.
+  static __device__ void multiply_numbers(const Stage& stage,
+                                          int begin,
+                                          const Rows& rows,
+                                          float (&total)[kTiles][2]) {
+    static_assert(kBatch == 1 && GROUP == 64);
+    const int part = threadIdx.x % 4;
+    const int row = threadIdx.x % 32 / 4;
+    const int group = begin + threadIdx.x / 32;
+    if (group >= rows.num_groups) return;
+    const unsigned char* words = stage.words + row * Stage::kRowStride +
+                                 threadIdx.x / 32 * Stage::kGroupBytes +
+                                 part * 16;
+    u32 low[2][4];
+    u32 high[2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      load_words(words + j * 64, low[j]);
+      load_words(words + 8 * Stage::kRowStride + j * 64, high[j]);
+    }
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int x_row = t * kTileRows + row / 2 % kTileRows;
+      const unsigned char* from =
+          rows.x + (x_row * rows.num_groups + group) * (GROUP * 4) +
+          row % 2 * 64 + part * 16;
+      float sums[4] = {};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        u32 x[4];
+        load_words(from + j * 128, x);
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+          const u32 a[4] = {
+              low[j][i], high[j][i], low[j][i + 1], high[j][i + 1]};
+          Pair<T>::mma(sums, a, x[i], x[i + 1]);
+        }
+      }
+      const int own_row = t * kTileRows + part % kTileRows;
+      float factor = rows.groups[own_row * rows.num_groups + group].x;
+      if (part >= kTileRows) factor = 0;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        total[t][i] += factor * (sums[2 * i] + sums[2 * i + 1]);
+      }
+    }
+  }
+
+  // Columns of the tensor cores' tiles are high and low bytes of rows of x, and
+  // where those are few also different groups: each lane of four ends up with
+  // the sums of a group and row of its own.
+  static __device__ void multiply_integers(const Stage& stage,
+                                           int begin,
+                                           const Rows& rows,
+                                           float (&total)[kTiles][2]) {
     const int lane = threadIdx.x % 32;
     const int part = lane % 4;
     const int row = lane / 4;

@@ -17,13 +17,22 @@ bool is_rms(const Norm* norm) {
   return norm != nullptr && norm->kind == NormKind::rms && norm->weight;
 }
 
+// Of the activations.
+mx::Dtype dtype_of(const Linear& linear) {
+  return linear.quantized() ? linear.scales->dtype() : linear.weight.dtype();
+}
+
 // Of the format that all of a decoder's matrices share.
 bool same_format(const Linear& linear, const Linear& first) {
-  return linear.quantized() && linear.mode == "affine" && linear.zeros &&
-         linear.weight.ndim() == 2 && !linear.low_rank &&
-         linear.bits == first.bits && linear.group_size == first.group_size &&
-         linear.scales->dtype() == first.scales->dtype() &&
-         columns_of(linear) % (8 * linear.group_size) == 0;
+  if (linear.quantized() != first.quantized() || linear.weight.ndim() != 2 ||
+      !linear.plain() || dtype_of(linear) != dtype_of(first)) {
+    return false;
+  }
+  const StepFormat format(linear);
+  if (format.dense()) return columns_of(linear) % format.group_size == 0;
+  return linear.mode == "affine" && linear.zeros && linear.bits == first.bits &&
+         linear.group_size == first.group_size &&
+         columns_of(linear) % (8 * format.group_size) == 0;
 }
 
 std::vector<const Linear*> matrices_of(const StepLayer& layer) {
@@ -72,9 +81,8 @@ bool suits_step(const StepSpec& spec) {
   const Linear& first = *spec.embedding;
   const int group = spec.num_heads / spec.num_kv_heads;
   const bool format =
-      first.quantized() && (first.bits == 4 || first.bits == 8) &&
-      (first.scales->dtype() == mx::bfloat16 ||
-       first.scales->dtype() == mx::float16) &&
+      (!first.quantized() || first.bits == 4 || first.bits == 8) &&
+      (dtype_of(first) == mx::bfloat16 || dtype_of(first) == mx::float16) &&
       same_format(first, first) && same_format(*spec.head, first);
   if (!format || spec.layers.empty() || group > 8 || group < 1 ||
       group * spec.num_kv_heads != spec.num_heads ||
@@ -102,9 +110,7 @@ bool suits_step(const StepSpec& spec) {
 }
 
 StepProgram::StepProgram(const StepSpec& spec, int num_blocks)
-    : spec_(spec),
-      num_blocks_(num_blocks),
-      dtype_(spec.embedding->scales->dtype()) {
+    : spec_(spec), num_blocks_(num_blocks), dtype_(dtype_of(*spec.embedding)) {
   add({.kind = kEmbed, .scale = spec_.embedding_scale},
       nullptr,
       {spec_.embedding});
@@ -137,10 +143,15 @@ void StepProgram::add_matrix(std::size_t operation,
   point(operation,
         base + offsetof(MatrixRecord, words),
         linear.weight,
-        mx::uint32);
-  point(
-      operation, base + offsetof(MatrixRecord, scales), *linear.scales, dtype_);
-  point(operation, base + offsetof(MatrixRecord, zeros), *linear.zeros, dtype_);
+        linear.weight.dtype());
+  if (linear.quantized()) {
+    point(operation,
+          base + offsetof(MatrixRecord, scales),
+          *linear.scales,
+          dtype_);
+    point(
+        operation, base + offsetof(MatrixRecord, zeros), *linear.zeros, dtype_);
+  }
   if (linear.bias) {
     point(operation, base + offsetof(MatrixRecord, bias), *linear.bias, dtype_);
   }

@@ -14,6 +14,17 @@ enum Kind { kEmbed, kLinear, kGated, kAttention };
 enum Input { kInputState, kInputAttention, kInputHidden };
 enum Output { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
 
+// How the kernel reads matrices: weights of 4 or 8 bits in groups that have a
+// scale, or 16, for those that aren't quantized.
+struct StepFormat {
+  int bits, group_size;
+
+  explicit StepFormat(const Linear& linear)
+      : bits(linear.quantized() ? linear.bits : 16),
+        group_size(linear.quantized() ? linear.group_size : 64) {}
+  bool dense() const { return bits == 16; }
+};
+
 // StepMatrix and StepOperation as the kernel reads them.
 struct MatrixRecord {
   std::uint64_t words = 0, scales = 0, zeros = 0, bias = 0;
@@ -39,7 +50,7 @@ class StepProgram {
   const std::vector<OperationRecord>& operations() const { return operations_; }
   // Must outlive the use of the operations.
   const std::vector<mx::array>& arrays() const { return arrays_; }
-  // Of scales, norms and caches.
+  // Of scales or dense weights, norms and caches.
   mx::Dtype dtype() const { return dtype_; }
   // Whether all arrays lie as the kernel reads them.
   bool usable() const { return usable_; }

@@ -85,17 +85,21 @@ __device__ inline void grid_wait(unsigned long long* count) {
 }
 
 // A part of the weights as it lies in shared memory: 16 rows by kRowBytes, and
-// their groups' scales and zeros. Rows are padded so that the lanes of a load
-// meet different banks.
+// their groups' scales and zeros, if they are quantized. Rows are padded so
+// that the lanes of a load meet different banks. BITS: 4, 8, or 16 for weights
+// of type T.
 template <int BITS, int GROUP>
 struct StreamStage {
+  static constexpr bool kDense = BITS == 16;
   static constexpr int kRowBytes = 1024;
   static constexpr int kColumns = kRowBytes * 8 / BITS;
   static constexpr int kGroups = kColumns / GROUP;
   static constexpr int kGroupBytes = GROUP * BITS / 8;
   static constexpr int kRowStride =
-      kRowBytes + (kGroupBytes <= 64 ? kGroupBytes : 16);
-  static constexpr int kScaleStride = kGroups * 2 + 16;
+      kRowBytes + (kDense              ? 64
+                   : kGroupBytes <= 64 ? kGroupBytes
+                                       : 16);
+  static constexpr int kScaleStride = kDense ? 1 : kGroups * 2 + 16;
 
   alignas(16) unsigned char words[16 * kRowStride];
   unsigned char scales[16 * kScaleStride];

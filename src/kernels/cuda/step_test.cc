@@ -25,6 +25,8 @@ struct Case {
   mx::Dtype dtype = mx::bfloat16;
   int bits = 4;
   int group_size = 64;
+  int size = 1024;
+  int hidden_size = 2048;
   int head_size = 128;
   int num_heads = 8;
   int num_kv_heads = 2;
@@ -48,8 +50,6 @@ mx::array random(mx::Shape shape, mx::Dtype dtype, float scale = 1.0f) {
 // A decoder's layers, and the same in float32.
 class CudaStepTest : public testing::TestWithParam<Case> {
  protected:
-  static constexpr int kSize = 1024;
-  static constexpr int kHidden = 2048;
   static constexpr int kVocabulary = 650;
 
   struct Weights {
@@ -93,12 +93,14 @@ class CudaStepTest : public testing::TestWithParam<Case> {
             .eps = 1e-5f};
   }
 
+  // Of 16 bits: dense.
   static Linear linear(int rows, int columns, bool bias = false) {
     const Case& c = GetParam();
-    auto weight = test_layers::random(
-        {rows, columns}, 1 / std::sqrt(static_cast<float>(columns)));
-    Linear made = test_layers::quantize(
-        mx::astype(weight, c.dtype), c.bits, c.group_size);
+    auto weight = random(
+        {rows, columns}, c.dtype, 1 / std::sqrt(static_cast<float>(columns)));
+    Linear made = c.bits == 16
+                      ? Linear{weight}
+                      : test_layers::quantize(weight, c.bits, c.group_size);
     if (bias) made.bias = random({rows}, c.dtype);
     return made;
   }
@@ -106,15 +108,15 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   static Weights make_layer(const Case& c) {
     const int q = c.num_heads * c.head_size;
     const int kv = c.num_kv_heads * c.head_size;
-    Weights made{.attention_norm = norm(kSize),
-                 .mlp_norm = norm(kSize),
-                 .q = linear(q, kSize, c.biases),
-                 .k = linear(kv, kSize, c.biases),
-                 .v = linear(kv, kSize, c.biases),
-                 .o = linear(kSize, q, c.biases),
-                 .gate = linear(kHidden, kSize, c.biases),
-                 .up = linear(kHidden, kSize, c.biases),
-                 .down = linear(kSize, kHidden, c.biases)};
+    Weights made{.attention_norm = norm(c.size),
+                 .mlp_norm = norm(c.size),
+                 .q = linear(q, c.size, c.biases),
+                 .k = linear(kv, c.size, c.biases),
+                 .v = linear(kv, c.size, c.biases),
+                 .o = linear(c.size, q, c.biases),
+                 .gate = linear(c.hidden_size, c.size, c.biases),
+                 .up = linear(c.hidden_size, c.size, c.biases),
+                 .down = linear(c.size, c.hidden_size, c.biases)};
     if (c.head_norms) {
       made.q_norm = norm(c.head_size);
       made.k_norm = norm(c.head_size);
@@ -146,8 +148,12 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   }
   static Linear wide(const Linear& linear) {
     Linear result = linear;
-    result.scales = wide(*linear.scales);
-    result.zeros = wide(*linear.zeros);
+    if (linear.quantized()) {
+      result.scales = wide(*linear.scales);
+      result.zeros = wide(*linear.zeros);
+    } else {
+      result.weight = wide(linear.weight);
+    }
     if (linear.bias) result.bias = wide(*linear.bias);
     return result;
   }
@@ -163,24 +169,24 @@ class CudaStepTest : public testing::TestWithParam<Case> {
     std::vector<mx::array> keys, values;  // [1, Hkv, 1, Dh]
   };
 
+  // [1, 1, D]
+  mx::array embedded(int token) const {
+    const Linear table = wide(embedding_);
+    auto row = [&](const mx::array& x) {
+      return mx::slice(x, {token, 0}, {token + 1, x.shape(1)});
+    };
+    auto value = table.quantized() ? mx::dequantize(row(table.weight),
+                                                    row(*table.scales),
+                                                    row(*table.zeros),
+                                                    table.group_size,
+                                                    table.bits)
+                                   : row(table.weight);
+    return mx::expand_dims(value, 0);
+  }
+
   Expected expected(int token, int position) const {
     const Table& ops = reference_table();
-    const Linear table = wide(embedding_);
-    auto h = mx::multiply(
-        mx::reshape(
-            mx::dequantize(mx::slice(table.weight,
-                                     {token, 0},
-                                     {token + 1, table.weight.shape(1)}),
-                           mx::slice(*table.scales,
-                                     {token, 0},
-                                     {token + 1, table.scales->shape(1)}),
-                           mx::slice(*table.zeros,
-                                     {token, 0},
-                                     {token + 1, table.zeros->shape(1)}),
-                           table.group_size,
-                           table.bits),
-            {1, 1, kSize}),
-        mx::array(spec_.embedding_scale));
+    auto h = mx::multiply(embedded(token), mx::array(spec_.embedding_scale));
     Expected result{.logits = h};
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       h = run_layer(ops, i, h, position, result);
@@ -250,9 +256,9 @@ class CudaStepTest : public testing::TestWithParam<Case> {
         .item<float>();
   }
 
-  Linear embedding_ = linear(kVocabulary, kSize);
-  Linear head_ = linear(kVocabulary, kSize);
-  Norm norm_ = norm(kSize);
+  Linear embedding_ = linear(kVocabulary, GetParam().size);
+  Linear head_ = linear(kVocabulary, GetParam().size);
+  Norm norm_ = norm(GetParam().size);
   std::vector<Weights> layers_;
   StepSpec spec_;
   std::vector<StepBuffers> rows_;
@@ -278,6 +284,13 @@ INSTANTIATE_TEST_SUITE_P(
              .rotated = 64,
              .biases = true},
         Case{.name = "EightBitsInSmallGroups", .bits = 8, .group_size = 32},
+        Case{.name = "Dense",
+             .bits = 16,
+             .size = 1088,
+             .hidden_size = 1600,
+             .head_norms = true,
+             .biases = true},
+        Case{.name = "DenseFloat16", .dtype = mx::float16, .bits = 16},
         Case{.name = "Window",
              .head_norms = true,
              .window_tokens = 100,
