@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,16 @@
 #include "kernels/seam.h"
 
 namespace mlxlm::kernels {
+
+// A choice of experts in place of an MLP: the sum of those whose logits are
+// largest, each times its part of a softmax over the logits of all, or of the
+// chosen ones.
+struct StepExperts {
+  const Linear* router = nullptr;  // [E, D]
+  int num_chosen = 0;
+  bool normalize = false;  // over the chosen ones
+  float scale = 1.0f;
+};
 
 // h = x + o(attention(n(x))) * scale, then h + down(silu(gate(n(h))) *
 // up(n(h))) * scale. What is pointed to outlives the step.
@@ -27,9 +38,11 @@ struct StepLayer {
   int window_tokens = 0;             // 0: all
   const mx::array* sinks = nullptr;  // [H]; may be null
   const Norm* mlp_norm = nullptr;
+  // Without experts [F, D], [F, D], [D, F], with them [E, ...].
   const Linear* gate = nullptr;
   const Linear* up = nullptr;
   const Linear* down = nullptr;
+  std::optional<StepExperts> experts;
 };
 
 struct StepSpec {

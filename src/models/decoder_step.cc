@@ -33,21 +33,64 @@ bool is_plain(const nn::Mlp& mlp) {
          mlp.activation == kernels::Activation::silu;
 }
 
+bool is_plain(const nn::Router& router) {
+  const auto& spec = router.spec;
+  return router.linear.plain() && !router.linear.bias &&
+         !router.selection_bias && !router.expert_scale && !router.table &&
+         (spec.score == nn::RouterScore::softmax ||
+          spec.score == nn::RouterScore::chosen_softmax) &&
+         spec.num_groups == spec.num_chosen_groups &&
+         spec.logit_scale == 1.0f && spec.softcap == 0.0f;
+}
+
+bool is_plain(const nn::Experts& experts) {
+  const auto& norms = experts.norms;
+  return is_plain(experts.router) && experts.gate &&
+         experts.activation == kernels::Activation::silu &&
+         !experts.clamp.active() && !experts.scale_input && !experts.shared &&
+         !experts.to_latent && !norms.router && !norms.chosen &&
+         !norms.chosen_output && !norms.latent && !norms.latent_output &&
+         !norms.each && !norms.output_gain &&
+         experts.router.linear.weight.shape(0) == experts.num_experts;
+}
+
+// False if they do something else than a step does.
+bool take_mlp(const Layer& layer, kernels::StepLayer& step) {
+  if (const auto* mlp = std::get_if<nn::Mlp>(&layer.mlp)) {
+    if (!is_plain(*mlp)) return false;
+    step.gate = &*mlp->gate;
+    step.up = &mlp->up;
+    step.down = &mlp->down;
+    return true;
+  }
+  const auto* experts = std::get_if<nn::Experts>(&layer.mlp);
+  if (experts == nullptr || !is_plain(*experts)) return false;
+  const auto& router = experts->router;
+  step.gate = &*experts->gate;
+  step.up = &experts->up;
+  step.down = &experts->down;
+  step.experts = {
+      .router = &router.linear,
+      .num_chosen = router.spec.num_chosen,
+      .normalize = router.spec.normalize ||
+                   router.spec.score == nn::RouterScore::chosen_softmax,
+      .scale = router.spec.scale};
+  return true;
+}
+
 std::optional<kernels::StepLayer> step_layer(const ArchSpec& spec,
                                              std::size_t index,
                                              const Layer& layer) {
   const auto* attention = std::get_if<nn::Attention>(&layer.mixer);
-  const auto* mlp = std::get_if<nn::Mlp>(&layer.mlp);
   const auto& own = spec.layers[index];
-  if (attention == nullptr || mlp == nullptr || !is_plain(*attention) ||
-      !is_plain(*mlp) || layer.attention_output_norm || layer.mlp_output_norm ||
-      layer.shortcut || layer.attention_mix || layer.mlp_mix ||
-      layer.per_layer_gate || layer.scalar || layer.first_state_gain ||
-      layer.altup || layer.laurel || own.norm_after || own.projects_no_keys ||
-      own.also_reads >= 0) {
+  if (attention == nullptr || !is_plain(*attention) ||
+      layer.attention_output_norm || layer.mlp_output_norm || layer.shortcut ||
+      layer.attention_mix || layer.mlp_mix || layer.per_layer_gate ||
+      layer.scalar || layer.first_state_gain || layer.altup || layer.laurel ||
+      own.norm_after || own.projects_no_keys || own.also_reads >= 0) {
     return std::nullopt;
   }
-  return kernels::StepLayer{
+  kernels::StepLayer step{
       .attention_norm = pointer(layer.attention_norm),
       .q = &attention->q,
       .k = &*attention->k,
@@ -59,10 +102,9 @@ std::optional<kernels::StepLayer> step_layer(const ArchSpec& spec,
       .softcap = attention->spec.softcap,
       .window_tokens = attention->spec.window_tokens,
       .sinks = attention->spec.sinks ? &*attention->spec.sinks : nullptr,
-      .mlp_norm = pointer(layer.mlp_norm),
-      .gate = &*mlp->gate,
-      .up = &mlp->up,
-      .down = &mlp->down};
+      .mlp_norm = pointer(layer.mlp_norm)};
+  if (!take_mlp(layer, step)) return std::nullopt;
+  return step;
 }
 
 // The caches of each row, layer by layer; none if some are of other kinds or

@@ -249,7 +249,7 @@ class CpuStep : public Step {
 bool can_do(const StepLayer& layer) {
   const Linear* linears[] = {
       layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down};
-  return layer.window_tokens == 0 &&
+  return layer.window_tokens == 0 && !layer.experts &&
          std::all_of(std::begin(linears),
                      std::end(linears),
                      [](const Linear* each) { return each->plain(); });

@@ -17,6 +17,7 @@ extern const char* const k_step_stream;
 extern const char* const k_step_input;
 extern const char* const k_step_linear;
 extern const char* const k_step_attention;
+extern const char* const k_step_experts;
 extern const char* const k_step;
 
 }  // namespace mlxlm::kernels::cuda

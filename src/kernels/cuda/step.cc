@@ -64,7 +64,7 @@ int fixed_shared_bytes(const StepSpec& spec, int largest_size) {
   const int x = std::max((format.dense() ? 4 : 2) * largest_size,
                          kComputeWarps * queries * spec.head_size * 4);
   return 4 * static_cast<int>(sizeof(OperationRecord)) + partials + groups +
-         attention + spec.rope.dimensions * 4 + x + 1024;
+         attention + spec.rope.dimensions * 4 + x + 1536;
 }
 
 int stage_bytes(const Linear& linear) {
@@ -144,11 +144,11 @@ class CudaStep : public Step {
                int num_stages) {
     static const std::string kText = std::string(k_async) + k_step_stream +
                                      k_step_input + k_step_linear +
-                                     k_step_attention + k_step;
+                                     k_step_attention + k_step_experts + k_step;
     const int blocks = device_limits().num_processors;
     const int size = columns_of(*spec.embedding);
     const int heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;
-    const int hidden = spec.layers[0].gate->weight.shape(0);
+    const int hidden = program.hidden_size();
     const int shares = std::max(blocks / spec.num_kv_heads, 1);
     const int vocabulary = spec.head->weight.shape(0);
     const auto dtype = program.dtype();
@@ -180,6 +180,7 @@ class CudaStep : public Step {
                       {"KV_HEADS", spec.num_kv_heads},
                       {"STAGES", num_stages},
                       {"MAX_SIZE", program.largest_size()},
+                      {"EXPERTS", program.has_experts()},
                       {"LAYERS", static_cast<int>(spec.layers.size())},
                       {"NUM_OPERATIONS",
                        static_cast<int>(program.operations().size())},
@@ -224,7 +225,7 @@ class CudaStep : public Step {
   a.hidden = hidden;
   if (blockIdx.x == 0 && threadIdx.x == 0) next[0] = position[0] + 1;
   Step<T, BITS, GROUP, 1, D, ROTATED, TRADITIONAL, HEADS / KV_HEADS, STAGES,
-       MAX_SIZE>::run(a);
+       MAX_SIZE, EXPERTS>::run(a);
 )";
   }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "step_attention.cuh"
+#include "step_experts.cuh"
 
 namespace mlxlm {
 
@@ -55,11 +56,14 @@ template <class T,
           bool TRADITIONAL,
           int QUERIES,
           int COUNT,
-          int MAX_SIZE>
+          int MAX_SIZE,
+          bool EXPERTS>
 struct Step {
-  using Linear = StepLinear<T, BITS, GROUP, M>;
+  static_assert(M == 1 || !EXPERTS);
+  using Linear = StepLinear<T, BITS, GROUP, M, EXPERTS>;
   using Input = StagedInput<T, BITS, GROUP>;
   using Attention = StepAttention<T, D, ROTATED, TRADITIONAL, QUERIES>;
+  using Router = StepRouter<T, Input>;
   using Operation = StepOperation<T>;
   using Ring = StreamRing<typename Linear::Stage, COUNT>;
   static constexpr int kX = M * MAX_SIZE / 2 * Input::kPartBytes;  // words
@@ -72,6 +76,7 @@ struct Step {
     typename Linear::Partials partials;
     float2 groups[M * MAX_SIZE / GROUP];
     float square[M * kStepWarps];
+    typename Router::Shared router;
     typename Attention::Shared attention;
     typename Attention::Angles angles[M];
     alignas(16) u32 x[kX > kParts ? kX : kParts];  // also attention's parts
@@ -89,6 +94,7 @@ struct Step {
         barrier_init(&shared.partials.full[i], kStepWarps);
         barrier_init(&shared.partials.free[i], 1);
       }
+      barrier_init(&shared.router.chosen, 1);
     }
     __syncthreads();
     if (threadIdx.x < kStepThreads) {
@@ -107,6 +113,7 @@ struct Step {
   static __device__ void load(const StepArguments<T>& a, Shared& shared) {
     const int thread = threadIdx.x - kStepThreads - kResultThreads;
     RingPlace place;
+    RingPlace choice;
     Fetch<Operation> next;
     next.start(a.operations, thread);
     next.finish(&shared.loaded[0], thread);
@@ -115,8 +122,13 @@ struct Step {
       next.start(a.operations + min(i + 1, a.num_operations - 1), thread);
       const Operation& op = shared.loaded[i % 2];
       prepare(a, op, thread);
+      if (EXPERTS && op.kind == kStepGated && op.num_chosen > 0) {
+        barrier_wait(&shared.router.chosen, choice.parity);
+        choice.advance<1>();
+      }
       if (has_weights(op)) {
-        Linear::template stream<Ring, COUNT>(op, shared.ring, place);
+        Linear::template stream<Ring, COUNT>(
+            op, shared.router.choice, shared.ring, place);
       }
       next.finish(&shared.loaded[(i + 1) % 2], thread);
       load_sync();
@@ -138,7 +150,10 @@ struct Step {
                             shares,
                             thread);
       });
-    } else if (op.norm != nullptr && blockIdx.x == op.first_block) {
+      return;
+    }
+    if (EXPERTS && op.kind == kStepRoute) Router::prefetch(op, thread);
+    if (op.norm != nullptr && blockIdx.x == op.first_block) {
       for (int at = thread * 64; at < op.size; at += kLoadThreads * 64) {
         prefetch(op.norm + at);
       }
@@ -159,22 +174,31 @@ struct Step {
       next.start(a.operations + min(i + 1, a.num_operations - 1), threadIdx.x);
       const Operation& op = shared.computed[i % 2];
       MLXLM_TRACE(i, 0);
+      const typename Input::Rows rows{
+          reinterpret_cast<unsigned char*>(shared.x),
+          shared.groups,
+          shared.square,
+          op.size / GROUP};
       if (has_weights(op)) {
-        typename Input::Rows rows{reinterpret_cast<unsigned char*>(shared.x),
-                                  shared.groups,
-                                  shared.square,
-                                  op.size / GROUP};
-        take_input(a, op, rows);
+        take_input(a, op, shared.router.choice, rows);
         MLXLM_TRACE(i, 1);
         Linear::template run<COUNT>(
             op, rows, shared.ring, place, shared.partials, turn);
       } else {
         if (op.kind == kStepAttention) {
           attend(a, op, shared);
+        } else if (EXPERTS && op.kind == kStepRoute) {
+          // Logits lie where attention's heads were.
+          Router::route(op, a.state, a.heads, shared.router);
         } else {
           embed(a, op);
         }
         operation_sync();
+        MLXLM_TRACE(i, 1);
+        if (EXPERTS && op.kind == kStepRoute) {
+          // What follows keeps it. The other warp waits for other blocks.
+          take_input(a, op, shared.router.choice, rows);
+        }
       }
       next.finish(&shared.computed[(i + 1) % 2], threadIdx.x);
       MLXLM_TRACE(i, 2);
@@ -199,6 +223,9 @@ struct Step {
         grid_wait(a.barrier);
       }
       __syncwarp();
+      if (EXPERTS && op.kind == kStepRoute) {
+        Router::choose(op, a.heads, shared.router);
+      }
       operation_sync();
     }
   }
@@ -288,12 +315,18 @@ struct Step {
 
   static __device__ void take_input(const StepArguments<T>& a,
                                     const Operation& op,
+                                    const StepChoice& choice,
                                     const typename Input::Rows& rows) {
+    if (EXPERTS && op.input == kInputKept) return;
     for (int m = 0; m < M; ++m) {
       const size_t at = static_cast<size_t>(m) * op.size;
       if (op.input == kInputState) {
         const typename Input::State state{a.state + at, op.norm};
         Input::template take_row<2>(state, op.size, m, rows);
+      } else if (EXPERTS && op.num_chosen > 0) {
+        const typename Input::Chosen chosen{
+            {a.hidden + at}, choice, op.expert_size};
+        Input::template take_row<4>(chosen, op.size, m, rows);
       } else if (op.input == kInputHidden) {
         const typename Input::Hidden hidden{a.hidden + at};
         Input::template take_row<7>(hidden, op.size, m, rows);

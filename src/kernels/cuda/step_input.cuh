@@ -9,6 +9,13 @@ namespace mlxlm {
 
 constexpr float kStepLog2e = 1.4426950408889634f;
 
+// The experts that work on a token, and how much each counts.
+struct StepChoice {
+  static constexpr int kMost = 32;
+  int experts[kMost];
+  float weights[kMost];
+};
+
 template <class T, int BITS, int GROUP>
 struct StagedInput {
   static constexpr bool kDense = BITS == 16;
@@ -112,6 +119,23 @@ struct StagedInput {
     }
     __device__ float finish(int, const Read& read, float (&x)[8]) const {
       unpack(read.raw, x);
+      return 0;
+    }
+  };
+
+  // The hidden numbers of the chosen experts, one after the other.
+  struct Chosen {
+    using Read = typename Hidden::Read;
+    Hidden hidden;
+    const StepChoice& choice;
+    int expert_size;
+
+    __device__ void start(int k, Read& read) const { hidden.start(k, read); }
+    __device__ float finish(int k, const Read& read, float (&x)[8]) const {
+      hidden.finish(k, read, x);
+      const float weight = choice.weights[k / expert_size];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[j] *= weight;
       return 0;
     }
   };

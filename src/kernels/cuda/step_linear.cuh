@@ -18,8 +18,15 @@ struct StepMatrix {
   int first_output;  // where its outputs begin
 };
 
-enum StepKind { kStepEmbed, kStepLinear, kStepGated, kStepAttention };
-enum StepInput { kInputState, kInputAttention, kInputHidden };
+enum StepKind {
+  kStepEmbed,
+  kStepLinear,
+  kStepGated,
+  kStepAttention,
+  kStepRoute
+};
+// Kept: what the operation before took.
+enum StepInput { kInputState, kInputAttention, kInputHidden, kInputKept };
 enum StepOutput { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
 
 // One operation of a step.
@@ -34,9 +41,17 @@ struct alignas(16) StepOperation {
   int first_block;  // that has tile 0
   int layer;        // attention: of keys and values
   float eps;
-  float scale;      // of what is added to the state; of attention's scores
-  float softcap;    // of attention
-  int window;       // of attention; 0: all
+  float scale;    // of what is added to the state; of attention's scores
+  float softcap;  // of attention
+  int window;     // of attention; 0: all
+  // Of a choice of experts, else 0. Gated products: a matrix has the rows of
+  // all experts, num_rows of them are the chosen ones'. The product that
+  // follows: experts' matrices [num_rows, expert_size] lie one behind the
+  // other, K is num_chosen * expert_size.
+  int num_experts;
+  int num_chosen;
+  int expert_size;
+  int normalizes;   // weights of the chosen sum to 1
   const T* norm;    // of the state before the product, or null
   const T* q_norm;  // attention, or null
   const T* k_norm;
@@ -44,7 +59,7 @@ struct alignas(16) StepOperation {
   StepMatrix<T> matrices[3];
 };
 
-template <class T, int BITS, int GROUP, int M>
+template <class T, int BITS, int GROUP, int M, bool EXPERTS>
 struct StepLinear {
   using Stage = StreamStage<BITS, GROUP>;
   using Rows = typename StagedInput<T, BITS, GROUP>::Rows;
@@ -82,22 +97,40 @@ struct StepLinear {
   // The loading warps' part of an operation. Each has some rows of a stage.
   template <class Ring, int COUNT>
   static __device__ void stream(const StepOperation<T>& op,
+                                const StepChoice& choice,
                                 Ring& ring,
                                 RingPlace& place) {
     const int visits = op.kind == kStepGated ? 2 : 1;
     const int row_bytes = op.size / 8 * BITS;
+    auto stream_tile = [&](auto& from) {
+      for (int left = row_bytes; left > 0; left -= Stage::kRowBytes) {
+        barrier_wait(&ring.free[place.index], place.parity ^ 1);
+        from.copy_next(ring.stages[place.index], left);
+        arrive_when_copied(&ring.full[place.index]);
+        end_stage();
+        place.advance<COUNT>();
+      }
+    };
+    const bool chooses = EXPERTS && op.num_chosen > 0;
     for (int v = first_visit(op); v < op.num_tiles; v += gridDim.x) {
       for (int t = 0; t < visits; ++t) {
         int first_row;
         const auto& matrix = find(op, v * visits + t, first_row);
-        Sources from(matrix, first_row, row_bytes);
-        for (int left = row_bytes; left > 0; left -= Stage::kRowBytes) {
-          barrier_wait(&ring.free[place.index], place.parity ^ 1);
-          from.copy_next(ring.stages[place.index], left);
-          arrive_when_copied(&ring.full[place.index]);
-          end_stage();
-          place.advance<COUNT>();
+        int num_rows = matrix.num_rows;
+        if constexpr (EXPERTS) {
+          if (chooses && op.kind == kStepLinear) {
+            ChosenSources from{op, choice, first_row};
+            stream_tile(from);
+            continue;
+          }
+          if (chooses) {
+            const int i = first_row / op.expert_size;
+            first_row += (choice.experts[i] - i) * op.expert_size;
+            num_rows = first_row + 16;
+          }
         }
+        Sources from(matrix, first_row, num_rows, row_bytes);
+        stream_tile(from);
       }
     }
   }
@@ -114,8 +147,9 @@ struct StepLinear {
 
     __device__ Sources(const StepMatrix<T>& matrix,
                        int first_row,
+                       int num_rows,
                        int row_bytes) {
-      const int last = matrix.num_rows - 1;
+      const int last = num_rows - 1;
       const int lane = threadIdx.x % 32;
       const int warp = threadIdx.x / 32 - kStepWarps - 1;
 #pragma unroll
@@ -180,6 +214,66 @@ struct StepLinear {
           copy_in(first + row * Stage::kScaleStride + at * 16, scales[j]);
         }
         scales[j] += Stage::kGroups;
+      }
+    }
+  };
+
+  // The same of a product whose columns are those of the chosen experts.
+  struct ChosenSources {
+    static constexpr int kRows = 16 / kLoadWarps;
+    static constexpr int kScaleChunks = Stage::kGroups / 4;  // of 8 bytes
+
+    const StepOperation<T>& op;
+    const StepChoice& choice;
+    int first_row;
+    int done = 0;  // columns
+
+    // Where the rows of this warp begin that have a column.
+    __device__ size_t row_of(int column) const {
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
+      const int expert = choice.experts[column / op.expert_size];
+      return static_cast<size_t>(expert) * op.matrices[0].num_rows + first_row +
+             warp * kRows;
+    }
+
+    __device__ void copy_next(Stage& stage, int left_bytes) {
+      const int lane = threadIdx.x % 32;
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
+      const int row_bytes = op.expert_size / 8 * BITS;
+      const auto* words =
+          reinterpret_cast<const unsigned char*>(op.matrices[0].words);
+#pragma unroll
+      for (int at = lane * 16; at < Stage::kRowBytes; at += 512) {
+        if (at >= left_bytes) continue;
+        const int column = done + at * 8 / BITS;
+        const unsigned char* from = words + row_of(column) * row_bytes +
+                                    column % op.expert_size * BITS / 8;
+        unsigned char* to = stage.words + warp * kRows * Stage::kRowStride + at;
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          copy_in(to + i * Stage::kRowStride, from + i * row_bytes);
+        }
+      }
+      if constexpr (!kDense) copy_scales(stage, left_bytes);
+      done += Stage::kColumns;
+    }
+
+    __device__ void copy_scales(Stage& stage, int left_bytes) const {
+      const int warp = threadIdx.x / 32 - kStepWarps - 1;
+      const auto& matrix = op.matrices[0];
+      const int groups = op.expert_size / GROUP;
+#pragma unroll
+      for (int i = threadIdx.x % 32; i < 2 * kRows * kScaleChunks; i += 32) {
+        const int at = i % kScaleChunks * 4;
+        const int row = i / kScaleChunks % kRows;
+        if (at * Stage::kGroupBytes >= left_bytes) continue;
+        const int column = done + at * GROUP;
+        const size_t from =
+            (row_of(column) + row) * groups + column % op.expert_size / GROUP;
+        const bool is_scale = i < kRows * kScaleChunks;
+        copy_in<8>((is_scale ? stage.scales : stage.zeros) +
+                       (warp * kRows + row) * Stage::kScaleStride + at * 2,
+                   (is_scale ? matrix.scales : matrix.zeros) + from);
       }
     }
   };

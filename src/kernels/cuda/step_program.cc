@@ -13,6 +13,10 @@
 namespace mlxlm::kernels::cuda {
 namespace {
 
+// As in step_experts.cuh and step_input.cuh.
+constexpr int kMostExperts = 256;
+constexpr int kMostChosen = 32;
+
 bool is_rms(const Norm* norm) {
   return norm != nullptr && norm->kind == NormKind::rms && norm->weight;
 }
@@ -22,21 +26,68 @@ mx::Dtype dtype_of(const Linear& linear) {
   return linear.quantized() ? linear.scales->dtype() : linear.weight.dtype();
 }
 
-// Of the format that all of a decoder's matrices share.
-bool same_format(const Linear& linear, const Linear& first) {
-  if (linear.quantized() != first.quantized() || linear.weight.ndim() != 2 ||
-      !linear.plain() || dtype_of(linear) != dtype_of(first)) {
+// Of the format that all of a decoder's matrices share. `columns`: of a
+// product.
+bool same_format(const Linear& linear,
+                 const Linear& first,
+                 int columns,
+                 std::size_t dimensions = 2) {
+  if (linear.quantized() != first.quantized() || !linear.plain() ||
+      linear.weight.ndim() != dimensions ||
+      dtype_of(linear) != dtype_of(first)) {
     return false;
   }
   const StepFormat format(linear);
-  if (format.dense()) return columns_of(linear) % format.group_size == 0;
+  if (format.dense()) return columns % format.group_size == 0;
   return linear.mode == "affine" && linear.zeros && linear.bits == first.bits &&
          linear.group_size == first.group_size &&
-         columns_of(linear) % (8 * format.group_size) == 0;
+         columns % (8 * format.group_size) == 0;
 }
 
-std::vector<const Linear*> matrices_of(const StepLayer& layer) {
-  return {layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down};
+bool suits_router(const Linear& router, int width) {
+  return router.weight.shape(0) <= kMostExperts && router.plain() &&
+         !router.bias && columns_of(router) == width &&
+         (!router.quantized() || (router.mode == "affine" && router.zeros));
+}
+
+// heads_size: floats that attention reads, where logits have room.
+bool suits_experts(const StepLayer& layer,
+                   const Linear& first,
+                   int heads_size) {
+  const StepExperts& experts = *layer.experts;
+  const int width = columns_of(*layer.gate);
+  const int expert_size = columns_of(*layer.down);
+  const int num_experts = experts.router->weight.shape(0);
+  // Scales are copied 8 bytes at a time.
+  const int unit = layer.down->quantized() ? 4 * layer.down->group_size : 64;
+  return suits_router(*experts.router, width) && num_experts <= heads_size &&
+         experts.num_chosen <= std::min(num_experts, kMostChosen) &&
+         same_format(*layer.gate, first, width, 3) &&
+         same_format(*layer.up, first, width, 3) &&
+         same_format(*layer.down, first, experts.num_chosen * expert_size, 3) &&
+         !layer.gate->bias && !layer.up->bias && !layer.down->bias &&
+         width % 16 == 0 && expert_size % unit == 0;
+}
+
+// [E, D] in float32.
+mx::array numbers_of(const Linear& router) {
+  const auto wide = [](const mx::array& x) {
+    return mx::astype(x, mx::float32);
+  };
+  if (!router.quantized()) return wide(router.weight);
+  return mx::dequantize(router.weight,
+                        wide(*router.scales),
+                        wide(*router.zeros),
+                        router.group_size,
+                        router.bits);
+}
+
+// How many outputs a matrix has in an operation: gated products of experts have
+// those of all chosen ones.
+int rows_of(const OperationRecord& record, const Linear& linear) {
+  if (record.num_chosen == 0) return linear.weight.shape(0);
+  const int rows = linear.weight.shape(1);
+  return record.kind == kGated ? record.num_chosen * rows : rows;
 }
 
 // Where arrays lie on the GPU, as a kernel sees it. They are evaluated first.
@@ -80,10 +131,13 @@ std::vector<std::uint64_t> addresses(const std::vector<mx::array>& arrays) {
 bool suits_step(const StepSpec& spec) {
   const Linear& first = *spec.embedding;
   const int group = spec.num_heads / spec.num_kv_heads;
+  const auto fits = [&](const Linear* each) {
+    return same_format(*each, first, columns_of(*each));
+  };
   const bool format =
       (!first.quantized() || first.bits == 4 || first.bits == 8) &&
       (dtype_of(first) == mx::bfloat16 || dtype_of(first) == mx::float16) &&
-      same_format(first, first) && same_format(*spec.head, first);
+      fits(spec.embedding) && fits(spec.head);
   if (!format || spec.layers.empty() || group > 8 || group < 1 ||
       group * spec.num_kv_heads != spec.num_heads ||
       (spec.head_size != 64 && spec.head_size != 128) ||
@@ -93,19 +147,23 @@ bool suits_step(const StepSpec& spec) {
     return false;
   }
   return std::ranges::all_of(spec.layers, [&](const StepLayer& layer) {
-    const auto fits = [&](const Linear* each) {
-      return same_format(*each, first);
-    };
     const auto is_head_norm = [&](const Norm* norm) {
       return norm == nullptr || (is_rms(norm) &&
                                  norm->weight->size() ==
                                      static_cast<std::size_t>(spec.head_size) &&
                                  norm->eps == layer.attention_norm->eps);
     };
-    return std::ranges::all_of(matrices_of(layer), fits) &&
-           is_rms(layer.attention_norm) && is_rms(layer.mlp_norm) &&
-           layer.gate->bias.has_value() == layer.up->bias.has_value() &&
-           is_head_norm(layer.q_norm) && is_head_norm(layer.k_norm);
+    const int heads_size =
+        (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;
+    const bool mlp_fits =
+        layer.experts
+            ? suits_experts(layer, first, heads_size)
+            : fits(layer.gate) && fits(layer.up) && fits(layer.down) &&
+                  layer.gate->bias.has_value() == layer.up->bias.has_value();
+    return mlp_fits && fits(layer.q) && fits(layer.k) && fits(layer.v) &&
+           fits(layer.o) && is_rms(layer.attention_norm) &&
+           is_rms(layer.mlp_norm) && is_head_norm(layer.q_norm) &&
+           is_head_norm(layer.k_norm);
   });
 }
 
@@ -136,7 +194,7 @@ void StepProgram::add_matrix(std::size_t operation,
                              const Linear& linear,
                              int at) {
   auto& record = operations_[operation].matrices[i];
-  record.num_rows = linear.weight.shape(0);
+  record.num_rows = rows_of(operations_[operation], linear);
   record.first_output = at;
   const std::size_t base = offsetof(OperationRecord, matrices) +
                            static_cast<std::size_t>(i) * sizeof(MatrixRecord);
@@ -162,6 +220,9 @@ std::size_t StepProgram::add(OperationRecord record,
                              const std::vector<const Linear*>& matrices) {
   const std::size_t index = operations_.size();
   record.size = columns_of(*matrices[0]);
+  if (record.input == kInputHidden && record.num_chosen > 0) {
+    record.size *= record.num_chosen;
+  }
   record.num_matrices = static_cast<int>(matrices.size());
   largest_size_ = std::max(largest_size_, record.size);
   if (norm != nullptr) record.eps = norm->eps;
@@ -170,8 +231,12 @@ std::size_t StepProgram::add(OperationRecord record,
   int tiles = 0;
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     add_matrix(index, static_cast<int>(i), *matrices[i], at);
-    at += matrices[i]->weight.shape(0);
-    tiles += (matrices[i]->weight.shape(0) + 15) / 16;
+    const int rows = rows_of(record, *matrices[i]);
+    at += rows;
+    tiles += (rows + 15) / 16;
+    if (record.output == kOutputHidden) {
+      hidden_size_ = std::max(hidden_size_, rows);
+    }
   }
   if (record.kind == kGated) tiles /= 2;
   operations_[index].num_tiles = tiles;
@@ -214,15 +279,41 @@ void StepProgram::add_layer(const StepLayer& layer, int index) {
   if (layer.sinks != nullptr) {
     point(out, offsetof(OperationRecord, sinks), *layer.sinks, mx::float32);
   }
-  add({.kind = kGated, .input = kInputState, .output = kOutputHidden},
-      layer.mlp_norm,
-      {layer.gate, layer.up});
-  add({.kind = kLinear,
-       .input = kInputHidden,
-       .output = kOutputState,
-       .scale = spec_.residual_scale},
-      nullptr,
-      {layer.down});
+  OperationRecord mlp;
+  if (layer.experts) mlp = add_router(layer);
+  mlp.kind = kGated;
+  mlp.input = layer.experts ? kInputKept : kInputState;
+  mlp.output = kOutputHidden;
+  add(mlp, layer.mlp_norm, {layer.gate, layer.up});
+  mlp.kind = kLinear;
+  mlp.input = kInputHidden;
+  mlp.output = kOutputState;
+  mlp.scale = spec_.residual_scale;
+  add(mlp, nullptr, {layer.down});
+}
+
+// What the experts' own operations begin with.
+OperationRecord StepProgram::add_router(const StepLayer& layer) {
+  has_experts_ = true;
+  const StepExperts& experts = *layer.experts;
+  const OperationRecord chosen{.num_experts = experts.router->weight.shape(0),
+                               .num_chosen = experts.num_chosen,
+                               .expert_size = columns_of(*layer.down)};
+  OperationRecord route = chosen;
+  route.kind = kRoute;
+  route.input = kInputState;
+  route.size = columns_of(*experts.router);
+  route.eps = layer.mlp_norm->eps;
+  route.scale = experts.scale;
+  route.normalizes = experts.normalize ? 1 : 0;
+  const std::size_t at = operations_.size();
+  operations_.push_back(route);
+  point(at, offsetof(OperationRecord, norm), *layer.mlp_norm->weight, dtype_);
+  point(at,
+        offsetof(OperationRecord, matrices) + offsetof(MatrixRecord, words),
+        numbers_of(*experts.router),
+        mx::float32);
+  return chosen;
 }
 
 void StepProgram::place_pointers() {

@@ -10,8 +10,8 @@
 
 namespace mlxlm::kernels::cuda {
 
-enum Kind { kEmbed, kLinear, kGated, kAttention };
-enum Input { kInputState, kInputAttention, kInputHidden };
+enum Kind { kEmbed, kLinear, kGated, kAttention, kRoute };
+enum Input { kInputState, kInputAttention, kInputHidden, kInputKept };
 enum Output { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
 
 // How the kernel reads matrices: weights of 4 or 8 bits in groups that have a
@@ -36,10 +36,11 @@ struct alignas(16) OperationRecord {
   std::int32_t num_matrices = 0, num_tiles = 0, first_block = 0, layer = 0;
   float eps = 0, scale = 0, softcap = 0;
   std::int32_t window = 0;
+  std::int32_t num_experts = 0, num_chosen = 0, expert_size = 0, normalizes = 0;
   std::uint64_t norm = 0, q_norm = 0, k_norm = 0, sinks = 0;
   MatrixRecord matrices[3];
 };
-static_assert(sizeof(OperationRecord) == 208);
+static_assert(sizeof(OperationRecord) == 224);
 
 // Collects the arrays that operations point to, which get their addresses
 // together at the end.
@@ -55,6 +56,8 @@ class StepProgram {
   // Whether all arrays lie as the kernel reads them.
   bool usable() const { return usable_; }
   int largest_size() const { return largest_size_; }
+  int hidden_size() const { return hidden_size_; }  // the largest
+  bool has_experts() const { return has_experts_; }
 
  private:
   struct Place {
@@ -72,6 +75,7 @@ class StepProgram {
                   const std::vector<const Linear*>& matrices);
   void add_attention(const StepLayer& layer, int index);
   void add_layer(const StepLayer& layer, int index);
+  OperationRecord add_router(const StepLayer& layer);
   void place_pointers();
 
   const StepSpec& spec_;
@@ -82,6 +86,8 @@ class StepProgram {
   std::vector<Place> places_;
   int num_tiles_ = 0;
   int largest_size_ = 0;
+  int hidden_size_ = 0;
+  bool has_experts_ = false;
   bool usable_ = true;
 };
 

@@ -1,5 +1,5 @@
-// Checks the step kernel against float64 on a small model and times it in the
-// shape of an 8B llama:
+// Checks the step kernel against float64 on small models and times it in the
+// shape of an 8B llama, with -DWITH_EXPERTS of a 30B with 128 experts:
 //   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I .. step_lab.cu
 #include <algorithm>
 #include <cmath>
@@ -24,10 +24,26 @@ using namespace mlxlm;
 #define WEIGHT_BITS 4  // 16: dense
 #endif
 
+#ifdef WITH_EXPERTS
+constexpr bool kExperts = true;
+#else
+constexpr bool kExperts = false;
+#endif
+
 constexpr int kGroup = 64, kBits = WEIGHT_BITS, kHead = 128;
+constexpr int kQueries = kExperts ? 8 : 4;  // of a key head
 template <int MAX_SIZE>
-using TheStep =
-    Step<T, kBits, kGroup, 1, kHead, kHead, false, 4, STAGES, MAX_SIZE>;
+using TheStep = Step<T,
+                     kBits,
+                     kGroup,
+                     1,
+                     kHead,
+                     kHead,
+                     false,
+                     kQueries,
+                     STAGES,
+                     MAX_SIZE,
+                     kExperts>;
 
 template <int MAX_SIZE>
 __global__ void __launch_bounds__(kBlockThreads, 1)
@@ -37,6 +53,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
 struct Shape {
   int layers, size, heads, kv_heads, hidden, vocabulary, capacity;
+  int experts = 0, chosen = 0;  // of size `hidden` each
+  bool normalizes = true;
 };
 
 std::mt19937 rng(3);
@@ -124,10 +142,14 @@ double at(const Matrix& m, size_t r, int c) {
   const size_t g = r * (m.columns / kGroup) + c / kGroup;
   return double(number(m.scales[g])) * q + number(m.zeros[g]);
 }
-std::vector<double> product(const Matrix& m, const std::vector<double>& x) {
-  std::vector<double> y(m.device.num_rows);
+// Rows [first, first + count), all of them if there is no count.
+std::vector<double> product(const Matrix& m,
+                            const std::vector<double>& x,
+                            size_t first = 0,
+                            int count = 0) {
+  std::vector<double> y(count > 0 ? count : m.device.num_rows);
   for (size_t r = 0; r < y.size(); ++r)
-    for (int c = 0; c < m.columns; ++c) y[r] += at(m, r, c) * x[c];
+    for (int c = 0; c < m.columns; ++c) y[r] += at(m, first + r, c) * x[c];
   return y;
 }
 std::vector<double> normed(const std::vector<double>& x,
@@ -150,12 +172,15 @@ struct Model {
     Matrix q, k, v, o, gate, up, down;
     std::vector<T> n1, n2;
     T *keys, *values;
+    std::vector<float> router;
   };
   std::vector<Layer> layers;
   std::vector<T> norm;
   std::vector<float> frequencies;
   StepArguments<T> a{};
-  std::vector<double> last_heads, last_hidden, last_state;  // of the reference
+  // Of the reference.
+  std::vector<double> last_heads, last_logits, last_hidden, last_state;
+  double closest = 0;  // logits of an expert that is chosen and one that isn't
   int* position;
   int* token;
 
@@ -167,18 +192,23 @@ struct Model {
     head = matrix(s.vocabulary, s.size, keep);
     norm = values(s.size, 0.1f, 1);
     const int q = s.heads * kHead, kv = s.kv_heads * kHead;
+    const int times = std::max(s.experts, 1);
     for (int i = 0; i < s.layers; ++i) {
       Layer l{matrix(q, s.size, keep),
               matrix(kv, s.size, keep),
               matrix(kv, s.size, keep),
               matrix(s.size, q, keep),
-              matrix(s.hidden, s.size, keep),
-              matrix(s.hidden, s.size, keep),
-              matrix(s.size, s.hidden, keep),
+              matrix(times * s.hidden, s.size, keep),
+              matrix(times * s.hidden, s.size, keep),
+              matrix(times * s.size, s.hidden, keep),
               values(s.size, 0.1f, 1),
               values(s.size, 0.1f, 1),
               room<T>(size_t(kv) * s.capacity),
-              room<T>(size_t(kv) * s.capacity)};
+              room<T>(size_t(kv) * s.capacity),
+              {}};
+      std::normal_distribution<float> d(0, 1 / std::sqrt(float(s.size)));
+      l.router.resize(size_t(s.experts) * s.size);
+      for (float& x : l.router) x = d(rng);
       fill_values<<<1024, 256>>>(l.keys, size_t(kv) * s.capacity, 0, 2, rng());
       fill_values<<<1024, 256>>>(
           l.values, size_t(kv) * s.capacity, 0, 2, rng());
@@ -229,15 +259,33 @@ struct Model {
       op.output = kOutputState, op.num_matrices = 1, op.scale = 1;
       op.matrices[0] = l.o.device;
       add(op);
-      op = {};
-      op.kind = kStepGated, op.size = s.size, op.input = kInputState;
-      op.output = kOutputHidden, op.num_matrices = 2, op.norm = upload(l.n2);
+      const T* n2 = upload(l.n2);
+      const int hidden = kExperts ? s.chosen * s.hidden : s.hidden;
+      auto choosing = [&] {
+        op = {};
+        if (!kExperts) return;
+        op.num_experts = s.experts, op.num_chosen = s.chosen;
+        op.expert_size = s.hidden;
+      };
+      choosing();
+      if (kExperts) {
+        op.kind = kStepRoute, op.size = s.size, op.input = kInputState;
+        op.norm = n2, op.scale = 1, op.normalizes = s.normalizes;
+        op.matrices[0].words = reinterpret_cast<u32*>(upload(l.router));
+        add(op);
+      }
+      choosing();
+      op.kind = kStepGated, op.size = s.size;
+      op.input = kExperts ? kInputKept : kInputState;
+      op.output = kOutputHidden, op.num_matrices = 2, op.norm = n2;
       op.matrices[0] = l.gate.device, op.matrices[1] = l.up.device;
+      op.matrices[0].num_rows = op.matrices[1].num_rows = hidden;
       add(op);
-      op = {};
-      op.kind = kStepLinear, op.size = s.hidden, op.input = kInputHidden;
+      choosing();
+      op.kind = kStepLinear, op.size = hidden, op.input = kInputHidden;
       op.output = kOutputState, op.num_matrices = 1, op.scale = 1;
       op.matrices[0] = l.down.device;
+      op.matrices[0].num_rows = s.size;
       add(op);
       caches.push_back({l.keys, l.values, s.capacity});
     }
@@ -251,7 +299,8 @@ struct Model {
     a.caches = upload(caches);
     a.tokens = token, a.positions = position;
     a.num_heads = s.heads, a.num_kv_heads = s.kv_heads;
-    a.size = s.size, a.hidden_size = s.hidden;
+    a.size = s.size;
+    a.hidden_size = kExperts ? s.chosen * s.hidden : s.hidden;
     a.vocabulary_size = s.vocabulary;
     a.logits = room<float>(s.vocabulary);
     a.barrier = room<unsigned long long>(1);
@@ -259,7 +308,7 @@ struct Model {
     a.heads = room<float>(q + 2 * kv);
     a.frequencies = f;
     a.answers = room<T>(size_t(s.heads) * (kHead + 8) * blocks);
-    a.hidden = room<T>(s.hidden);
+    a.hidden = room<T>(a.hidden_size);
 #ifdef TRACE
     a.trace = room<long long>(size_t(blocks) * ops.size() * 4);
 #endif
@@ -281,7 +330,32 @@ struct Model {
             a);
   }
 
+  // Experts with their weights; 0 alone where there are none.
+  std::vector<std::pair<int, double>> choice(const Layer& l,
+                                             const std::vector<double>& x) {
+    if (!kExperts) return {{0, 1.0}};
+    std::vector<std::pair<double, int>> logits;
+    for (int e = 0; e < s.experts; ++e) {
+      double y = 0;
+      for (int i = 0; i < s.size; ++i) y += x[i] * l.router[e * s.size + i];
+      logits.push_back({-y, e});
+    }
+    last_logits.clear();
+    for (const auto& [y, e] : logits) last_logits.push_back(-y);
+    std::sort(logits.begin(), logits.end());
+    closest =
+        std::min(closest, logits[s.chosen].first - logits[s.chosen - 1].first);
+    double total = 0;
+    for (int i = 0; i < (s.normalizes ? s.chosen : s.experts); ++i)
+      total += std::exp(-logits[i].first);
+    std::vector<std::pair<int, double>> result;
+    for (int i = 0; i < s.chosen; ++i)
+      result.push_back({logits[i].second, std::exp(-logits[i].first) / total});
+    return result;
+  }
+
   std::vector<double> reference(int t, int p) {
+    closest = 1e9;
     std::vector<double> x(s.size);
     for (int c = 0; c < s.size; ++c)
       x[c] = number(rounded(at(embedding, t, c)));
@@ -333,12 +407,17 @@ struct Model {
       auto y = product(l.o, out);
       for (int i = 0; i < s.size; ++i) x[i] += y[i];
       n = normed(x, l.n2);
-      auto g = product(l.gate, n), u = product(l.up, n);
-      for (size_t i = 0; i < g.size(); ++i)
-        g[i] = g[i] / (1 + exp(-g[i])) * u[i];
-      last_hidden = g;
-      y = product(l.down, g);
-      for (int i = 0; i < s.size; ++i) x[i] += y[i];
+      last_hidden.clear();
+      for (const auto& [expert, weight] : choice(l, n)) {
+        const size_t first = size_t(expert) * s.hidden;
+        auto g = product(l.gate, n, first, s.hidden);
+        const auto u = product(l.up, n, first, s.hidden);
+        for (size_t i = 0; i < g.size(); ++i)
+          g[i] = g[i] / (1 + exp(-g[i])) * u[i];
+        last_hidden.insert(last_hidden.end(), g.begin(), g.end());
+        y = product(l.down, g, size_t(expert) * s.size, s.size);
+        for (int i = 0; i < s.size; ++i) x[i] += weight * y[i];
+      }
     }
     last_state = x;
     return product(head, normed(x, norm));
@@ -388,7 +467,12 @@ struct Model {
     printf("position %d\n", p);
     if (error_of("logits", a.logits, want, true) < 0.03) return;
     // Of the last layer, as they are still there.
-    error_of("heads", a.heads, last_heads, true);
+    if (kExperts) {
+      printf("  closest logits %.5f\n", closest);
+      error_of("router", a.heads, last_logits, true);
+    } else {
+      error_of("heads", a.heads, last_heads, true);
+    }
     error_of("hidden", a.hidden, last_hidden, true);
     error_of("state", a.state, last_state, true);
   }
@@ -426,12 +510,15 @@ struct Model {
     const int n = a.num_operations;
     std::vector<long long> t(size_t(blocks) * n * 4);
     CHECK(cudaMemcpy(t.data(), a.trace, t.size() * 8, cudaMemcpyDeviceToHost));
-    const char* names[5] = {"qkv", "attention", "o", "gate-up", "down"};
-    for (int k = 0; k < 6; ++k) {
+    std::vector<const char*> names{"qkv", "attention", "o", "gate-up", "down"};
+    if (kExperts) names.insert(names.begin() + 3, "router");
+    const int each = names.size();
+    names.push_back("head");
+    for (int k = 0; k <= each; ++k) {
       double take = 0, run = 0, wait = 0, least_wait = 0, whole = 0;
       int count = 0;
-      for (int i = k < 5 ? 1 + k : n - 1; i < n; i += 5) {
-        if (k < 5 && i == n - 1) break;
+      for (int i = k < each ? 1 + k : n - 1; i < n; i += each) {
+        if (k < each && i == n - 1) break;
         double least = 1e18;
         long long first = 1ll << 62, last = 0;
         for (int b = 0; b < blocks; ++b) {
@@ -450,7 +537,7 @@ struct Model {
       printf(
           "  %-10s take %5.2f run %6.2f wait %5.2f (least %5.2f) whole "
           "%6.2f us\n",
-          k < 5 ? names[k] : "head",
+          names[k],
           take / count / 1e3,
           run / count / 1e3,
           wait / count / 1e3,
@@ -461,16 +548,30 @@ struct Model {
 #endif
 };
 
-int main() {
-  {
-    const bool dense = kBits == 16;  // takes all multiples of 64
-    Model<1600> small(
-        {2, dense ? 1088 : 1024, 8, 2, dense ? 1600 : 1536, 1000, 1024}, true);
-    for (int p : {0, 1, 15, 16, 130, 700}) small.check(p % 1000 + 3, p);
-    for (int i = 0; i < 3; ++i) small.check(5, 300);
-    if (getenv("CHECK_ONLY")) return 0;
-  }
-  Model<14336> big({32, 4096, 32, 8, 14336, 128256, 8448}, false);
+template <int MAX_SIZE>
+void check(const Shape& shape) {
+  Model<MAX_SIZE> small(shape, true);
+  for (int p : {0, 1, 15, 16, 130, 700}) small.check(p % 1000 + 3, p);
+  for (int i = 0; i < 3; ++i) small.check(5, 300);
+}
+
+template <int MAX_SIZE>
+void time(const Shape& shape) {
+  if (getenv("CHECK_ONLY")) return;
+  Model<MAX_SIZE> big(shape, false);
   for (int p : {128, 512, 2048, 8192}) big.time(p);
   CHECK(cudaDeviceSynchronize());
+}
+
+int main() {
+  if (kExperts) {
+    check<3072>({2, 1024, 16, 2, 256, 1000, 1024, 140, 10, true});
+    check<3072>({2, 1024, 16, 2, 768, 1000, 1024, 8, 4, false});
+    time<6144>({48, 2048, 32, 4, 768, 151936, 8448, 128, 8});
+  } else {
+    const bool dense = kBits == 16;  // takes all multiples of 64
+    check<1600>(
+        {2, dense ? 1088 : 1024, 8, 2, dense ? 1600 : 1536, 1000, 1024});
+    time<14336>({32, 4096, 32, 8, 14336, 128256, 8448});
+  }
 }
