@@ -210,6 +210,7 @@ struct Step {
   // The warp that finishes results, and waits for the other blocks.
   static __device__ void finish(const StepArguments<T>& a, Shared& shared) {
     RingPlace turn;
+    GridBarrier barrier(a.barrier);
     operation_sync();
     for (int i = 0; i < a.num_operations; ++i) {
       const Operation& op = shared.computed[i % 2];
@@ -220,7 +221,7 @@ struct Step {
         operation_sync();
       }
       if (threadIdx.x % 32 == 0 && i + 1 < a.num_operations) {
-        grid_wait(a.barrier);
+        barrier.wait();
       }
       __syncwarp();
       if (EXPERTS && op.kind == kStepRoute) {

@@ -53,32 +53,40 @@ struct StepAttention {
     }
   }
 
+  // A head before its norm and rope, in the lanes of a warp.
+  struct Head {
+    float values[D / 32];
+    float norm[D / 32];
+
+    __device__ void read(const float* from, const T* weights) {
+#pragma unroll
+      for (int i = 0; i < D / 32; ++i) {
+        const int d = i * 32 + threadIdx.x % 32;
+        values[i] = __ldcg(from + d);
+        norm[i] = weights != nullptr ? to_float(weights[d]) : 1.0f;
+      }
+    }
+  };
+
   // Norm and rope of one head by one warp; use(d, value) gets the results.
   template <class Use>
-  static __device__ void prepare(const float* head,
-                                 const T* norm,
+  static __device__ void prepare(const Head& head,
+                                 bool has_norm,
                                  float eps,
                                  const Angles& angles,
                                  Shared& shared,
                                  const Use& use) {
     const int lane = threadIdx.x % 32;
     float* scratch = shared.scratch[threadIdx.x / 32];
-    float values[D / 32];
     float square = 0;
 #pragma unroll
-    for (int i = 0; i < D / 32; ++i) {
-      values[i] = __ldcg(head + i * 32 + lane);
-      square += values[i] * values[i];
-    }
+    for (int i = 0; i < D / 32; ++i) square += head.values[i] * head.values[i];
     float factor = 1;
-    if (norm != nullptr) factor = rsqrtf(lane_sum<32>(square) / D + eps);
+    if (has_norm) factor = rsqrtf(lane_sum<32>(square) / D + eps);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
-      const int d = i * 32 + lane;
-      float value = values[i];
-      if (norm != nullptr) value *= factor * to_float(norm[d]);
-      scratch[d] = value;
+      scratch[i * 32 + lane] = head.values[i] * (factor * head.norm[i]);
     }
     __syncwarp();
 #pragma unroll
@@ -109,14 +117,34 @@ struct StepAttention {
                                        bool has_new,
                                        Shared& shared) {
     constexpr int group = QUERIES;
+    constexpr int kRounds = (group + 2 + kStepWarps - 1) / kStepWarps;
     const int items = group + (has_new ? 2 : 0);
+    const int warp = threadIdx.x / 32;
     const size_t at =
         (static_cast<size_t>(kv_head) * p.cache.capacity_tokens + p.position) *
         D;
-    for (int item = threadIdx.x / 32; item < items; item += kStepWarps) {
+    // Reads wait together.
+    Head heads[kRounds];
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const int item = warp + r * kStepWarps;
+      if (item >= items) continue;
+      const int place = item < group ? kv_head * group + item
+                        : item == group
+                            ? p.num_heads + kv_head
+                            : p.num_heads + p.num_kv_heads + kv_head;
+      heads[r].read(p.heads + place * D,
+                    item < group    ? op.q_norm
+                    : item == group ? op.k_norm
+                                    : nullptr);
+    }
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const int item = warp + r * kStepWarps;
+      if (item >= items) continue;
       if (item < group) {
-        prepare(p.heads + (kv_head * group + item) * D,
-                op.q_norm,
+        prepare(heads[r],
+                op.q_norm != nullptr,
                 op.eps,
                 p.angles,
                 shared,
@@ -124,8 +152,8 @@ struct StepAttention {
                   shared.q[item][d] = from_float<T>(value);
                 });
       } else if (item == group) {
-        prepare(p.heads + (p.num_heads + kv_head) * D,
-                op.k_norm,
+        prepare(heads[r],
+                op.k_norm != nullptr,
                 op.eps,
                 p.angles,
                 shared,
@@ -133,10 +161,10 @@ struct StepAttention {
                   p.cache.keys[at + d] = from_float<T>(value);
                 });
       } else {
-        const float* from =
-            p.heads + (p.num_heads + p.num_kv_heads + kv_head) * D;
-        for (int d = threadIdx.x % 32; d < D; d += 32) {
-          p.cache.values[at + d] = from_float<T>(__ldcg(from + d));
+#pragma unroll
+        for (int i = 0; i < D / 32; ++i) {
+          p.cache.values[at + i * 32 + threadIdx.x % 32] =
+              from_float<T>(heads[r].values[i]);
         }
       }
     }
@@ -185,19 +213,34 @@ struct StepAttention {
       const int row = threadIdx.x % 32 / 4;
       const int part = threadIdx.x % 4;
       float scores[2][4] = {};
+      // All loads wait together.
+      u32 k[2][D / 32][4];
+      u32 v[D / 64][4][4];  // keys 2 part, 2 part + 1, and 8 on
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        u32 k[D / 32][4];
         const T* key =
             keys + static_cast<size_t>(min(begin + n * 8 + row, last - 1)) * D;
 #pragma unroll
-        for (int b = 0; b < D / 32; ++b) load(key + b * 32 + part * 8, k[b]);
+        for (int b = 0; b < D / 32; ++b) load(key + b * 32 + part * 8, k[n][b]);
+      }
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int key = begin + 2 * part + n % 2 + n / 2 * 8;
+          load(values + static_cast<size_t>(min(key, last - 1)) * D + j * 64 +
+                   row * 8,
+               v[j][n]);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int b = 0; b < D / 32; ++b) {
           const u32 first_half[4] = {q[b][0], 0, q[b][1], 0};
           const u32 second_half[4] = {q[b][2], 0, q[b][3], 0};
-          Pair<T>::mma(scores[n], first_half, k[b][0], k[b][1]);
-          Pair<T>::mma(scores[n], second_half, k[b][2], k[b][3]);
+          Pair<T>::mma(scores[n], first_half, k[n][b][0], k[n][b][1]);
+          Pair<T>::mma(scores[n], second_half, k[n][b][2], k[n][b][3]);
         }
       }
       float now = highest;
@@ -233,22 +276,14 @@ struct StepAttention {
       const float odd = __shfl_sync(0xffffffffu, factor, part * 8 + 4);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
-        u32 v[4][4];  // keys 2 part, 2 part + 1, and 8 on
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const int key = begin + 2 * part + n % 2 + n / 2 * 8;
-          load(values + static_cast<size_t>(min(key, last - 1)) * D + j * 64 +
-                   row * 8,
-               v[n]);
-        }
 #pragma unroll
         for (int u = 0; u < 4; ++u) {
           float(&to)[4] = sums[j * 4 + u];
           to[0] *= even, to[1] *= odd, to[2] *= even, to[3] *= odd;
-          const u32 a[4] = {__byte_perm(v[0][u], v[1][u], 0x5410),
-                            __byte_perm(v[0][u], v[1][u], 0x7632),
-                            __byte_perm(v[2][u], v[3][u], 0x5410),
-                            __byte_perm(v[2][u], v[3][u], 0x7632)};
+          const u32 a[4] = {__byte_perm(v[j][0][u], v[j][1][u], 0x5410),
+                            __byte_perm(v[j][0][u], v[j][1][u], 0x7632),
+                            __byte_perm(v[j][2][u], v[j][3][u], 0x5410),
+                            __byte_perm(v[j][2][u], v[j][3][u], 0x7632)};
           Pair<T>::mma(to, a, p0, p1);
         }
       }
@@ -303,6 +338,10 @@ struct StepAttention {
                                   int thread) {
     constexpr int kLine = 64;  // values
     const Range range(position, op.window, index, num_shares);
+    if (thread * kLine < D) {
+      if (op.q_norm != nullptr) mlxlm::prefetch(op.q_norm + thread * kLine);
+      if (op.k_norm != nullptr) mlxlm::prefetch(op.k_norm + thread * kLine);
+    }
     const size_t head = static_cast<size_t>(kv_head) * cache.capacity_tokens;
     const size_t first = (head + range.begin * kTileKeys) * D;
     const size_t last = (head + min(range.end * kTileKeys, range.last_key)) * D;

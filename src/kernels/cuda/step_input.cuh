@@ -179,7 +179,7 @@ struct StagedInput {
   // and weights side by side would be one place that all wait for.
   template <int D>
   struct Shares {
-    static constexpr int kMost = 4;  // at a time
+    static constexpr int kMost = 8;  // at a time
     static constexpr int kStride = D + 8;
     struct Read {
       float weights[kMost];
@@ -193,8 +193,11 @@ struct StagedInput {
       const int head = k / D;
 #pragma unroll
       for (int i = 0; i < kMost; ++i) {
-        const int place = head * count + min(first + i, count - 1);
-        const T* from = answers + static_cast<size_t>(place) * kStride;
+        const T* from =
+            answers + static_cast<size_t>(head * count + first + i) * kStride;
+        read.weights[i] = -1e30f;
+        read.answers[i] = {0, 0, 0, 0};
+        if (first + i >= count) continue;
         read.weights[i] = __ldcg(reinterpret_cast<const float*>(from + D));
         read.answers[i] = __ldcg(reinterpret_cast<const uint4*>(from + k % D));
       }
@@ -219,8 +222,7 @@ struct StagedInput {
         for (int j = 0; j < 8; ++j) x[j] *= factor;
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
-          const float weight =
-              first + i < count ? exp2f(r.weights[i] - now) : 0.0f;
+          const float weight = exp2f(r.weights[i] - now);
           total += weight;
           float part[8];
           unpack(r.answers[i], part);

@@ -67,22 +67,35 @@ __device__ inline void operation_sync() {
                : "memory");
 }
 
-// Waits until one thread of each block is here; what their blocks wrote before
-// is then seen by reads past the first cache level (__ldcg). `count` only
-// grows.
-__device__ inline void grid_wait(unsigned long long* count) {
-  __threadfence();
-  unsigned long long before = atomicAdd(count, 1ull);
-  const unsigned long long target =
-      (before / gridDim.x + 1) * static_cast<unsigned long long>(gridDim.x);
-  unsigned long long now;
-  do {
+// Where one thread of each block waits until all are there; what their blocks
+// wrote before is then seen by reads past the first cache level (__ldcg). Nobody
+// asks for the count that it adds to: a question less on the way.
+struct GridBarrier {
+  unsigned long long* count;  // of arrivals, only grows
+  unsigned long long target;  // what it was when all were there the last time
+
+  // Before this block's first arrival no round of this kernel is complete.
+  __device__ explicit GridBarrier(unsigned long long* count) : count(count) {
+    target = now() / gridDim.x * gridDim.x;
+  }
+
+  __device__ unsigned long long now() const {
+    unsigned long long now;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];"
                  : "=l"(now)
                  : "l"(count)
                  : "memory");
-  } while (now < target);
-}
+    return now;
+  }
+
+  __device__ void wait() {
+    target += gridDim.x;
+    asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(count)
+                 : "memory");
+    while (now() < target) {
+    }
+  }
+};
 
 // A part of the weights as it lies in shared memory: 16 rows by kRowBytes, and
 // their groups' scales and zeros, if they are quantized. Rows are padded so
