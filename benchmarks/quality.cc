@@ -1,10 +1,10 @@
-// What the CPU's fast mode costs: perplexity and agreement on a text.
+// What the CPU's fast modes cost: perplexity and agreement on a text.
 //
-//   quality MODEL TEXT-FILE [TOKENS [CHUNK]]
+//   quality MODEL TEXT-FILE [TOKENS [CHUNK [step|fastest]]]
 //
-// Each chunk is read afresh, once in exact mode and once in fast mode. Prints
-// both perplexities, their change, and how often the most probable token is the
-// same.
+// Each chunk is read afresh, once in exact mode and once in fast mode (`step`:
+// one token at a time) or in fastest mode. Prints both perplexities, their
+// change, and how often the most probable token is the same.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -69,6 +69,7 @@ void run(const std::string& name,
          const std::string& path,
          int max_tokens,
          int chunk,
+         CpuMode mode,
          bool one_by_one) {
   auto loaded = mlxlm::load(name);
   std::ifstream file(path);
@@ -83,7 +84,7 @@ void run(const std::string& name,
     const auto end = std::min(first + chunk + 1, all.size());
     const std::vector<int> tokens(all.begin() + first, all.begin() + end);
     auto exact = judge(*loaded.model, tokens, CpuMode::exact, one_by_one);
-    auto fast = judge(*loaded.model, tokens, CpuMode::fast, one_by_one);
+    auto fast = judge(*loaded.model, tokens, mode, one_by_one);
     exact_sum += sum_of(exact.logprobs);
     fast_sum += sum_of(fast.logprobs);
     judged += exact.best.size();
@@ -110,15 +111,18 @@ void run(const std::string& name,
 int main(int argc, char** argv) {
   if (argc < 3) {
     std::fprintf(stderr,
-                 "usage: quality MODEL TEXT-FILE [TOKENS [CHUNK [step]]]\n");
+                 "usage: quality MODEL TEXT-FILE [TOKENS [CHUNK "
+                 "[step|fastest]]]\n");
     return 2;
   }
+  const std::string option = argc > 5 ? argv[5] : "";
   try {
     run(argv[1],
         argv[2],
         argc > 3 ? std::atoi(argv[3]) : 24000,
         argc > 4 ? std::atoi(argv[4]) : 512,
-        argc > 5);
+        option == "fastest" ? CpuMode::fastest : CpuMode::fast,
+        option == "step");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "quality: %s\n", error.what());
     return 1;

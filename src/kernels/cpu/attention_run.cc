@@ -141,9 +141,8 @@ void normalize(
   const float weight = std::exp(largest - most);
   float total = part.sum[row] * weight;
   if (sink != nullptr) total += std::exp(*sink - most);
-  for (int d = 0; d < size; ++d) {
-    y[d] = x[d] * weight / total;
-  }
+  const float factor = weight / total;
+  for (int d = 0; d < size; ++d) y[d] = x[d] * factor;
 }
 
 // The keys' splits: at first short, so that few keys are enough work for all

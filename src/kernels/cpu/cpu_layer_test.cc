@@ -7,6 +7,7 @@
 #include <mlx/mlx.h>
 
 #include "kernels/cpu/cpu_test_support.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/seam.h"
 #include "kernels/tables.h"
 
@@ -176,19 +177,38 @@ TEST_F(CpuLayer, QuantizedCachesOfAllBits) {
   }
 }
 
+// As formats have it that know scales only: they are packed without zeros.
+void put_zeros_in_the_middle(Linear& linear) {
+  const auto middle = -static_cast<float>(1 << (linear.bits - 1));
+  linear.zeros =
+      mx::multiply(*linear.scales, mx::array(middle, linear.scales->dtype()));
+}
+
+TEST_F(CpuLayer, MatricesWithoutZerosTakeLessMemory) {
+  Linear linear = quantized(32, 64, 4, 32, mx::float16);
+  const auto all = cpu::packed(linear)->nbytes();
+  EXPECT_EQ(all, 32 * 64 / 2 + 32 * 2 * 2 * 2);
+  Linear without = quantized(32, 64, 4, 32, mx::float16);
+  put_zeros_in_the_middle(without);
+  EXPECT_EQ(cpu::packed(without)->nbytes(), all - 32 * 2 * 2);
+}
+
 TEST_F(CpuLayer, PreparedWeightsComeBackAsTheyWere) {
   auto same = [](const mx::array& a, const mx::array& b) {
     return a.dtype() == b.dtype() && mx::array_equal(a, b).item<bool>();
   };
   for (int bits : {2, 3, 4, 5, 6, 8}) {
     for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
-      Linear linear = quantized(37, 64, bits, 32, dtype);
-      const Linear before = linear;
-      cpu_.prepare(linear);
-      EXPECT_NE(linear.weight.id(), before.weight.id());
-      EXPECT_TRUE(same(linear.weight, before.weight)) << bits;
-      EXPECT_TRUE(same(*linear.scales, *before.scales)) << bits;
-      EXPECT_TRUE(same(*linear.zeros, *before.zeros)) << bits;
+      for (bool zeros : {true, false}) {
+        Linear linear = quantized(37, 64, bits, 32, dtype);
+        if (!zeros) put_zeros_in_the_middle(linear);
+        const Linear before = linear;
+        cpu_.prepare(linear);
+        EXPECT_NE(linear.weight.id(), before.weight.id());
+        EXPECT_TRUE(same(linear.weight, before.weight)) << bits;
+        EXPECT_TRUE(same(*linear.scales, *before.scales)) << bits;
+        EXPECT_TRUE(same(*linear.zeros, *before.zeros)) << bits;
+      }
     }
   }
   for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
@@ -298,6 +318,7 @@ TEST_F(CpuLayer, FastProductsOfAllBitsAndGroups) {
     for (int group : {32, 64, 128}) {
       for (auto dtype : {mx::float32, mx::bfloat16, mx::float16}) {
         Linear linear = quantized(37, 3 * group, bits, group, dtype);
+        if (dtype == mx::float16) put_zeros_in_the_middle(linear);
         const std::vector<const Linear*> linears{&linear};
         for (int rows : {1, 2, 3, 4, 5, 8, 9, 12, 25}) {
           auto x = random({1, rows, 3 * group});
@@ -316,6 +337,7 @@ TEST_F(CpuLayer, FastestProductsAreThoseOfRoundedActivations) {
   for (int bits : {2, 3, 4, 5, 6, 8}) {
     for (int group : {32, 64, 128}) {
       Linear linear = quantized(37, 3 * group, bits, group, mx::float16);
+      if (bits != 4) put_zeros_in_the_middle(linear);
       const std::vector<const Linear*> linears{&linear};
       for (int rows : {1, 2, 3, 4, 5, 8, 9, 25}) {
         auto x = random({1, rows, 3 * group});

@@ -114,89 +114,199 @@ static inline Words pairs_at(Words words) {
   }
 }
 
-template <ElementFormat kFormat, int kRows, int kPlanes>
+// A group's scales and offsets: an element q, at the top of its place of b
+// bits, stands for scale * (q - 2^(b - 1)) + offset.
+template <ElementFormat kFormat>
+struct GroupScales {
+  Floats scale;
+  Floats offset;
+
+  GroupScales(const PanelMatrix& w, const std::byte* p) {
+    constexpr int kBits = Element<kFormat>::kBits;
+    constexpr float kMiddle = 1 << (kBits - 1);
+    const int bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
+    scale = load_scales(w.scale_format, p) *
+            (1.0f / static_cast<float>(1 << (kBits - w.bits)));
+    offset =
+        w.has_zeros
+            ? multiply_add(scale,
+                           splat(kMiddle),
+                           load_scales(w.scale_format, p + kPanelRows * bytes))
+            : Floats{};
+  }
+};
+
+// Calls f.template operator()<step>(vector) with the vectors that are taken
+// from one of words: of bytes, of four columns each, or of pairs, of two.
+template <ElementFormat kFormat, bool kPairs, class F>
+static inline __attribute__((always_inline)) void take_apart(Words words,
+                                                             F&& f) {
+  constexpr int kBits = Element<kFormat>::kBits;
+  constexpr std::uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
+  unroll<8 / kBits>([&]<int e>() {
+    if constexpr (kPairs) {
+      f.template operator()<2 * e>(pairs_at<kBits, e * kBits>(words));
+      f.template operator()<2 * e + 1>(pairs_at<kBits, 8 + e * kBits>(words));
+    } else {
+      f.template operator()<e>(kBits == 8 ? words
+                                          : (words >> (e * kBits)) & kMask);
+    }
+  });
+}
+
+// Part of a panel as many tiles read it: per group of columns scales, offsets
+// if there are any, and the vectors that take_apart() makes.
+template <ElementFormat kFormat, bool kPairs>
+static void open_part(const PanelMatrix& w,
+                      int panel,
+                      int part,
+                      std::uint32_t* out) {
+  const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
+  const int words_per_group = w.group_size / Element<kFormat>::kPerWord;
+  const std::byte* p = w.data + panel * w.panel_bytes;
+  auto put = [&](auto vector) {
+    std::memcpy(out, &vector, sizeof(vector));
+    out += kLanes;
+  };
+  for (int c = 0; c < w.num_columns; c += w.group_size) {
+    const GroupScales<kFormat> scales(w, p + part * kLanes * scale_bytes);
+    put(scales.scale);
+    if (w.has_zeros) put(scales.offset);
+    p += w.scales_per_group() * scale_bytes;
+    for (int i = 0; i < words_per_group; ++i, p += kPanelRows * 4) {
+      prefetch(p + kAheadBytes);
+      take_apart<kFormat, kPairs>(load_words(p + part * kLanes * 4),
+                                  [&]<int>(Words vector) { put(vector); });
+    }
+  }
+}
+
+// The sums of one group of columns.
+template <int kBits, int kRows, int kPlanes>
+struct GroupSums {
+  static constexpr bool kPairs = has_pairs(kRows, kPlanes);
+  // Enough independent sums to hide the latency.
+  static constexpr int kChains = kRows > 1 ? 1 : kPairs ? 2 : 8 / kBits;
+
+  Ints sum[kRows][kChains] = {};  // of pairs, the only plane, or the high one
+  Ints low[kRows][kChains] = {};
+
+  explicit GroupSums(const std::int32_t* starts) {
+    unroll<kRows>([&]<int m>() {
+      (kPlanes == 2 && !kPairs ? low : sum)[m][0] = starts[m] - Ints{};
+    });
+  }
+
+  template <int chain>
+  inline __attribute__((always_inline)) void add(Words weights,
+                                                 const std::uint32_t* quad,
+                                                 std::size_t plane) {
+    unroll<kRows>([&]<int m>() {
+      Ints& to = sum[m][chain % kChains];
+      if constexpr (kPairs) {
+        to = add_pair_products(to, weights, quad + m);
+      } else {
+        to = add_byte_products<kBits>(to, weights, quad + m);
+        if constexpr (kPlanes == 2) {
+          Ints& to_low = low[m][chain % kChains];
+          to_low = add_byte_products<kBits>(to_low, weights, quad + plane + m);
+        }
+      }
+    });
+  }
+
+  template <int m>
+  inline __attribute__((always_inline)) Floats total() {
+    unroll<kChains - 1>([&]<int c>() {
+      sum[m][0] += sum[m][c + 1];
+      low[m][0] += low[m][c + 1];
+    });
+    return __builtin_convertvector(
+        kPlanes == 2 && !kPairs ? (sum[m][0] << 8) + low[m][0] : sum[m][0],
+        Floats);
+  }
+};
+
+// The sums of a part of a panel over all columns. The part is read where it
+// lies, or, if kOpened, from what open_part() made of it: the results' bits are
+// the same.
+template <ElementFormat kFormat, int kRows, int kPlanes, bool kOpened>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,
-                         int panel,
+                         const std::byte* p,
                          int part,
                          Floats (&total)[kRows]) {
   using E = Element<kFormat>;
-  constexpr int kSteps = 8 / E::kBits;  // vectors of bytes in one of words
-  constexpr std::uint32_t kMask = ((1u << E::kBits) - 1) * 0x01010101u;
-  constexpr int kWordsAtOnce = 32 / E::kPerWord;
   constexpr bool kPairs = has_pairs(kRows, kPlanes);
-  // Enough independent sums to hide the latency.
-  constexpr int kChains = kRows > 1 ? 1 : kPairs ? 2 : kSteps;
+  constexpr int kWordsAtOnce = 32 / E::kPerWord;
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
-  // The elements lie at the top of their places.
-  const float unit = 1.0f / static_cast<float>(1 << (E::kBits - w.bits));
   const int words_per_group = w.group_size / E::kPerWord;
-  const int groups = w.num_columns / w.group_size;
   const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
   const std::uint32_t* quad = x.quads;
-  const std::byte* p = w.data + panel * w.panel_bytes;
-  for (int g = 0; g < groups; ++g) {
-    const Floats scale =
-        load_scales(w.scale_format, p + part * kLanes * scale_bytes) * unit;
-    const Floats zero = load_scales(
-        w.scale_format, p + (kPanelRows + part * kLanes) * scale_bytes);
-    prefetch(p + kAheadBytes);
-    p += 2 * kPanelRows * scale_bytes;
-    Ints sum[kRows][kChains] = {};  // of pairs, the only plane, or the high one
-    Ints low[kRows][kChains] = {};
-    auto add_words = [&]() __attribute__((always_inline)) {
-      const Words words = load_words(p + part * kLanes * 4);
-      prefetch(p + kAheadBytes);
-      p += kPanelRows * 4;
-      unroll<kSteps>([&]<int e>() {
-        if constexpr (kPairs) {
-          unroll<2>([&]<int half>() {
-            const Words pairs =
-                pairs_at<E::kBits, half * 8 + e * E::kBits>(words);
-            unroll<kRows>([&]<int m>() {
-              auto& to = sum[m][half % kChains];
-              to = add_pair_products(to, pairs, quad + half * kRows + m);
-            });
+  const float* step = x.steps;
+  const int together = step_columns(kPlanes, w.group_size);
+  int g = 0;  // times kRows
+  for (int c = 0; c < w.num_columns; step += kRows) {
+    const int end = w.num_columns - c < together ? w.num_columns : c + together;
+    Floats scaled[kRows] = {};  // in steps
+    for (; c < end; c += w.group_size, g += kRows) {
+      Floats scale;
+      Floats offset = {};
+      if constexpr (kOpened) {
+        scale = load(reinterpret_cast<const float*>(p));
+        p += sizeof(Floats);
+        if (w.has_zeros) {
+          offset = load(reinterpret_cast<const float*>(p));
+          p += sizeof(Floats);
+        }
+      } else {
+        const GroupScales<kFormat> scales(w, p + part * kLanes * scale_bytes);
+        scale = scales.scale;
+        offset = scales.offset;
+        prefetch(p + kAheadBytes);
+        p += w.scales_per_group() * scale_bytes;
+      }
+      GroupSums<E::kBits, kRows, kPlanes> sums(x.starts + g);
+      auto add_words = [&]() __attribute__((always_inline)) {
+        if constexpr (kOpened) {
+          unroll<(kPairs ? 2 : 1) * 8 / E::kBits>([&]<int i>() {
+            sums.template add<i>(load_words(p), quad, plane);
+            p += sizeof(Words);
+            quad += kRows;
           });
         } else {
-          const Words bytes =
-              kSteps == 1 ? words : (words >> (e * E::kBits)) & kMask;
-          unroll<kRows>([&]<int m>() {
-            constexpr int c = e % kChains;
-            sum[m][c] = add_byte_products<E::kBits>(sum[m][c], bytes, quad + m);
-            if constexpr (kPlanes == 2) {
-              low[m][c] = add_byte_products<E::kBits>(
-                  low[m][c], bytes, quad + plane + m);
-            }
+          const Words words = load_words(p + part * kLanes * 4);
+          prefetch(p + kAheadBytes);
+          p += kPanelRows * 4;
+          take_apart<kFormat, kPairs>(words, [&]<int i>(Words vector) {
+            sums.template add<i>(vector, quad, plane);
+            quad += kRows;
           });
         }
-        quad += kPairs ? 2 * kRows : kRows;
+      };
+      int i = 0;
+      for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
+        unroll<kWordsAtOnce>([&]<int>() { add_words(); });
+      }
+      for (; i < words_per_group; ++i) add_words();
+      unroll<kRows>([&]<int m>() {
+        scaled[m] = multiply_add(sums.template total<m>(), scale, scaled[m]);
       });
-    };
-    int i = 0;
-    for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
-      unroll<kWordsAtOnce>([&]<int>() { add_words(); });
+      if (!w.has_zeros) continue;
+      unroll<kRows>([&]<int m>() {
+        scaled[m] = multiply_add(offset, splat(x.sums[g + m]), scaled[m]);
+      });
     }
-    for (; i < words_per_group; ++i) add_words();
     unroll<kRows>([&]<int m>() {
-      unroll<kChains - 1>([&]<int c>() {
-        sum[m][0] += sum[m][c + 1];
-        low[m][0] += low[m][c + 1];
-      });
-      const Ints n =
-          kPlanes == 2 && !kPairs ? (sum[m][0] << 8) + low[m][0] : sum[m][0];
-      total[m] = multiply_add(__builtin_convertvector(n, Floats),
-                              scale * x.steps[g * kRows + m],
-                              total[m]);
-      total[m] = multiply_add(zero, splat(x.sums[g * kRows + m]), total[m]);
+      total[m] = multiply_add(scaled[m], splat(step[m]), total[m]);
     });
   }
 }
 
+// Few rows: weights are read once, where they lie.
 template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_tile(const PanelMatrix& w,
                          const IntegerTile& x,
-                         int num_x_rows,
                          int begin,
                          int end,
                          float* y,
@@ -204,8 +314,39 @@ static void integer_tile(const PanelMatrix& w,
   for (int panel = begin; panel < end; ++panel) {
     for (int part = 0; part < kParts; ++part) {
       Floats totals[kRows] = {};
-      integer_part<kFormat, kRows, kPlanes>(w, x, panel, part, totals);
-      store_part(w, totals, num_x_rows, panel, part, y, y_stride);
+      integer_part<kFormat, kRows, kPlanes, false>(
+          w, x, w.data + panel * w.panel_bytes, part, totals);
+      store_part(w, totals, x.num_rows, panel, part, y, y_stride);
+    }
+  }
+}
+
+// Tiles of the most rows: a part of a panel is taken apart once for all.
+template <ElementFormat kFormat, int kPlanes>
+static void integer_tiles(const PanelMatrix& w,
+                          const IntegerTile* tiles,
+                          int num_tiles,
+                          int begin,
+                          int end,
+                          float* y,
+                          std::size_t y_stride,
+                          std::uint32_t* room) {
+  constexpr int kRows = kMaxIntegerRows;
+  for (int panel = begin; panel < end; ++panel) {
+    for (int part = 0; part < kParts; ++part) {
+      open_part<kFormat, has_pairs(kRows, kPlanes)>(w, panel, part, room);
+      for (int t = 0; t < num_tiles; ++t) {
+        Floats totals[kRows] = {};
+        integer_part<kFormat, kRows, kPlanes, true>(
+            w, tiles[t], reinterpret_cast<std::byte*>(room), 0, totals);
+        store_part(w,
+                   totals,
+                   tiles[t].num_rows,
+                   panel,
+                   part,
+                   y + t * kRows * y_stride,
+                   y_stride);
+      }
     }
   }
 }
@@ -218,40 +359,52 @@ static int integer_tile_rows(int num_rows) {
 }
 
 static void integer_matmul(const PanelMatrix& w,
-                           const IntegerTile& tile,
-                           int num_x_rows,
+                           const IntegerTile* tiles,
+                           int num_tiles,
                            int begin,
                            int end,
                            float* y,
-                           std::size_t y_stride) {
-  auto run_planes = [&]<int kRows, int kPlanes>() {
+                           std::size_t y_stride,
+                           std::uint32_t* room) {
+  auto with_format = [&](auto&& run) {
     using enum ElementFormat;
     switch (w.format) {
       case u2:
-        return integer_tile<u2, kRows, kPlanes>(
-            w, tile, num_x_rows, begin, end, y, y_stride);
+        return run.template operator()<u2>();
       case u4:
-        return integer_tile<u4, kRows, kPlanes>(
-            w, tile, num_x_rows, begin, end, y, y_stride);
+        return run.template operator()<u4>();
       default:
-        return integer_tile<u8, kRows, kPlanes>(
-            w, tile, num_x_rows, begin, end, y, y_stride);
+        return run.template operator()<u8>();
     }
   };
-  auto run = [&]<int kRows>() {
-    return tile.planes == 2 ? run_planes.template operator()<kRows, 2>()
-                            : run_planes.template operator()<kRows, 1>();
-  };
-  switch (tile.rows) {
-    case 1:
-      return run.template operator()<1>();
-    case 2:
-      return run.template operator()<2>();
-    case 4:
-      return run.template operator()<4>();
-    default:
-      return run.template operator()<kMaxIntegerRows>();
+  const int planes = tiles[0].planes;
+  int full = 0;
+  while (full < num_tiles && tiles[full].rows == kMaxIntegerRows) ++full;
+  if (full > 0) {
+    with_format([&]<ElementFormat kFormat>() {
+      auto run =
+          planes == 2 ? integer_tiles<kFormat, 2> : integer_tiles<kFormat, 1>;
+      run(w, tiles, full, begin, end, y, y_stride, room);
+    });
   }
+  if (full == num_tiles) return;
+  const IntegerTile& last = tiles[full];
+  y += static_cast<std::size_t>(full) * kMaxIntegerRows * y_stride;
+  with_format([&]<ElementFormat kFormat>() {
+    auto run_rows = [&]<int kRows>() {
+      auto run = planes == 2 ? integer_tile<kFormat, kRows, 2>
+                             : integer_tile<kFormat, kRows, 1>;
+      run(w, last, begin, end, y, y_stride);
+    };
+    switch (last.rows) {
+      case 1:
+        return run_rows.template operator()<1>();
+      case 2:
+        return run_rows.template operator()<2>();
+      default:
+        return run_rows.template operator()<4>();
+    }
+  });
 }
 
 static inline Floats magnitude(Floats v) {
@@ -311,41 +464,46 @@ static float round_group(const float* x,
 }
 
 static void round_rows(const float* x,
-                       int num_rows,
-                       int num_columns,
-                       int group_size,
-                       int tile_rows,
-                       int planes,
+                       const PanelMatrix& w,
+                       const IntegerTile& tile,
                        std::uint32_t* quads,
                        float* steps,
+                       std::int32_t* starts,
                        float* sums) {
-  const float most_steps = planes == 2 ? 127.0f * 256.0f : 127.0f;
-  const std::size_t plane =
-      static_cast<std::size_t>(num_columns / 4) * tile_rows;
-  for (int m = 0; m < tile_rows; ++m) {
-    if (m >= num_rows) {
-      for (int g = 0; g < num_columns / group_size; ++g) {
-        steps[g * tile_rows + m] = sums[g * tile_rows + m] = 0.0f;
-      }
-      for (std::size_t i = 0; i < plane * planes; i += tile_rows) {
-        quads[i + m] = 0;
-      }
-      continue;
+  const int columns = w.num_columns;
+  const int rows = tile.rows;
+  const float most_steps = tile.planes == 2 ? 127.0f * 256.0f : 127.0f;
+  const int together = step_columns(tile.planes, w.group_size);
+  const int middle = 1 << (element_bits(w.format) - 1);
+  const std::size_t plane = static_cast<std::size_t>(columns / 4) * rows;
+  for (int m = tile.num_rows; m < rows; ++m) {
+    for (int s = 0; s * together < columns; ++s) steps[s * rows + m] = 0.0f;
+    for (int g = 0; g < columns / w.group_size; ++g) {
+      starts[g * rows + m] = 0;
+      sums[g * rows + m] = 0.0f;
     }
-    const float* row = x + static_cast<std::size_t>(m) * num_columns;
-    for (int c = 0, g = m; c < num_columns; c += group_size, g += tile_rows) {
+    for (std::size_t i = 0; i < plane * tile.planes; i += rows) {
+      quads[i + m] = 0;
+    }
+  }
+  for (int m = 0; m < tile.num_rows; ++m) {
+    const float* row = x + static_cast<std::size_t>(m) * columns;
+    int g = m;
+    for (int c = 0, s = m; c < columns; s += rows) {
+      const int end = columns - c < together ? columns : c + together;
       Floats most = {};
-      for (int i = c; i < c + group_size; i += kLanes) {
+      for (int i = c; i < end; i += kLanes) {
         most = maximum(most, magnitude(load(row + i)));
       }
       const float largest = largest_of(most);
       // The inverse of a smaller one would overflow.
       const float inverse = largest > 1e-30f ? most_steps / largest : 0.0f;
-      steps[g] = largest / most_steps;
-      sums[g] =
-          steps[g] *
-          round_group(
-              row, inverse, c, group_size, tile_rows, m, planes, plane, quads);
+      steps[s] = largest / most_steps;
+      for (; c < end; c += w.group_size, g += rows) {
+        sums[g] = round_group(
+            row, inverse, c, w.group_size, rows, m, tile.planes, plane, quads);
+        starts[g] = -middle * static_cast<std::int32_t>(sums[g]);
+      }
     }
   }
 }

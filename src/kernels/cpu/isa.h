@@ -18,9 +18,9 @@ enum class ScaleFormat : std::uint8_t { f32, f16, bf16 };
 
 // A matrix [num_rows, num_columns] in panels of kPanelRows rows, the last one
 // filled up with zeros. Integer formats, per panel and group of columns: 16
-// scales, 16 zeros, then words of 32 bits, each with the elements of one row in
-// consecutive columns (see element_bit()), 16 rows side by side. Other formats,
-// per panel and column: 16 elements.
+// scales, 16 zeros where has_zeros, then words of 32 bits, each with the
+// elements of one row in consecutive columns (see element_bit()), 16 rows side
+// by side. Other formats, per panel and column: 16 elements.
 struct PanelMatrix {
   const std::byte* data = nullptr;
   int num_rows = 0;
@@ -29,25 +29,43 @@ struct PanelMatrix {
   ElementFormat format = ElementFormat::f32;
   ScaleFormat scale_format = ScaleFormat::f32;
   int bits = 0;  // of integer elements; they are stored at the top of theirs
+  // Where there are no zeros each is -2^(bits - 1) times the scale.
+  bool has_zeros = true;
   std::size_t panel_bytes = 0;
 
   int num_panels() const { return (num_rows + kPanelRows - 1) / kPanelRows; }
+  int scales_per_group() const { return (has_zeros ? 2 : 1) * kPanelRows; }
 };
+
+// Bits of an integer element's place.
+constexpr int element_bits(ElementFormat format) {
+  return format == ElementFormat::u2 ? 2 : format == ElementFormat::u4 ? 4 : 8;
+}
 
 // The lowest bit of the i-th element of a word: four consecutive elements lie
 // in the four bytes, so that one shift and one mask make bytes of them.
 constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
 
-// Rows of activations as integers: x ~ step * n with a step per row and group
-// of columns. n has 8 bits, in one plane, or 16 bits: n = 256 * high + low with
-// signed bytes, in a plane of high bytes and one of low bytes, or, where that
-// is faster, whole: of four columns 0 and 2 in a word, and 1 and 3 in the next.
+// Columns of activations that share a step: a group's, or of 16-bit integers,
+// which have bits to spare, several groups'.
+constexpr int step_columns(int planes, int group_size) {
+  return planes == 2 ? 128 : group_size;
+}
+
+// Rows of activations as integers: x ~ step * n with a step per row and
+// step_columns(). n has 8 bits, in one plane, or 16 bits: n = 256 * high
+// + low with signed bytes, in a plane of high bytes and one of low bytes, or,
+// where that is faster, whole: of four columns 0 and 2 in a word, and 1 and 3
+// in the next.
 struct IntegerTile {
   // [planes, num_columns / 4, rows], or [num_columns / 4, 2, rows] if whole
   const std::uint32_t* quads;
-  const float* steps;  // [groups, rows]
-  const float* sums;   // [groups, rows]: of step * n
-  int rows = 0;        // as integer_tile_rows() has them
+  const float* steps;          // [num_columns / step_columns(), rows]
+  const std::int32_t* starts;  // [groups, rows]: sums times minus the middle
+                               // of the elements' range
+  const float* sums;           // [groups, rows]: of n
+  int num_rows = 0;
+  int rows = 0;  // as integer_tile_rows() has them: with some of zeros
   int planes = 2;
 };
 
@@ -154,24 +172,25 @@ struct IsaKernels {
   // most it can have.
   int (*integer_tile_rows)(int num_rows);
   int max_integer_tile_rows;
-  // x [num_rows, num_columns] -> a tile with that many rows, padded with zeros.
+  // x [tile.num_rows, w.num_columns] -> what the tile points to, for products
+  // with matrices of w's groups and format.
   void (*round_rows)(const float* x,
-                     int num_rows,
-                     int num_columns,
-                     int group_size,
-                     int tile_rows,
-                     int planes,
+                     const PanelMatrix& w,
+                     const IntegerTile& tile,
                      std::uint32_t* quads,
                      float* steps,
+                     std::int32_t* starts,
                      float* sums);
-  // As matmul, for integer formats. The tile has the matrix's groups.
+  // As matmul, for integer formats: all rows of all tiles, of which only the
+  // last may have fewer than the most. `room` has opened_part_words().
   void (*integer_matmul)(const PanelMatrix& w,
-                         const IntegerTile& tile,
-                         int num_x_rows,
+                         const IntegerTile* tiles,
+                         int num_tiles,
                          int begin,
                          int end,
                          float* y,
-                         std::size_t y_stride);
+                         std::size_t y_stride,
+                         std::uint32_t* room);
 
   // weight and bias may be null.
   void (*rms_norm)(
@@ -233,6 +252,12 @@ struct IsaKernels {
                         int size,
                         float* y);
 };
+
+// What integer_matmul() needs to take a part of a panel apart.
+inline std::size_t opened_part_words(const PanelMatrix& w) {
+  const int groups = w.num_columns / w.group_size;
+  return static_cast<std::size_t>(2 * groups + w.num_columns / 2) * kPanelRows;
+}
 
 // Panels that few rows are multiplied with at once.
 inline constexpr int kPanelsAtOnce = 4;

@@ -95,6 +95,21 @@ static inline void store_rows(Floats v, float* y, int first_row, int num_rows) {
   }
 }
 
+// A group's S and Z (see above).
+struct ElementScales {
+  Floats scale;
+  Floats zero;
+
+  ElementScales(const PanelMatrix& w, const std::byte* p) {
+    const int bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
+    scale = load_scales(w.scale_format, p) * static_cast<float>(1 << w.bits);
+    // Zeros that aren't there are minus half of S.
+    zero = w.has_zeros
+               ? load_scales(w.scale_format, p + kPanelRows * bytes) - scale
+               : scale * -1.5f;
+  }
+};
+
 // ---- elements are scaled, then multiplied with a tile of rows of x
 //
 // Every sum runs over the columns in their order, whatever the number of rows:
@@ -124,18 +139,16 @@ static inline __attribute__((always_inline)) void matmul_part(
   unroll<kPanels>(
       [&]<int i>() { p[i] = w.data + (panel + i) * w.panel_bytes; });
   if constexpr (is_integer(kFormat)) {
-    const float steps = static_cast<float>(1 << w.bits);
     const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
     const int words_per_group = w.group_size / E::kPerWord;
     for (int c = 0; c < w.num_columns; c += w.group_size) {
       Floats scale[kPanels];
       Floats zero[kPanels];
       unroll<kPanels>([&]<int i>() {
-        const std::byte* mine = p[i] + part * kLanes * scale_bytes;
-        scale[i] = load_scales(w.scale_format, mine) * steps;
-        zero[i] = load_scales(w.scale_format, mine + kPanelRows * scale_bytes) -
-                  scale[i];
-        p[i] += 2 * kPanelRows * scale_bytes;
+        const ElementScales scales(w, p[i] + part * kLanes * scale_bytes);
+        scale[i] = scales.scale;
+        zero[i] = scales.zero;
+        p[i] += w.scales_per_group() * scale_bytes;
       });
       for (int j = 0; j < words_per_group; ++j) {
         Words words[kPanels];

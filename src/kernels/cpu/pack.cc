@@ -33,20 +33,8 @@ const std::byte* bytes_of(const mx::array& x) {
 }
 
 int storage_bits(ElementFormat format) {
-  switch (format) {
-    case ElementFormat::u2:
-      return 2;
-    case ElementFormat::u4:
-      return 4;
-    case ElementFormat::u8:
-      return 8;
-    case ElementFormat::bf16:
-    case ElementFormat::f16:
-      return 16;
-    case ElementFormat::f32:
-      return 32;
-  }
-  return 32;
+  if (format <= ElementFormat::u8) return element_bits(format);
+  return format == ElementFormat::f32 ? 32 : 16;
 }
 
 int scale_bytes(ScaleFormat format) {
@@ -57,8 +45,8 @@ std::size_t panel_bytes(const PanelMatrix& m) {
   std::size_t elements = static_cast<std::size_t>(kPanelRows) * m.num_columns;
   std::size_t bytes = elements * storage_bits(m.format) / 8;
   if (m.format <= ElementFormat::u8) {
-    bytes += static_cast<std::size_t>(m.num_columns / m.group_size) * 2 *
-             kPanelRows * scale_bytes(m.scale_format);
+    bytes += static_cast<std::size_t>(m.num_columns / m.group_size) *
+             m.scales_per_group() * scale_bytes(m.scale_format);
   }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
@@ -98,16 +86,48 @@ std::uint16_t half_of(std::uint32_t number) {
 
 constexpr std::size_t kNumbersAtOnce = 1 << 16;
 
-bool all_are(bool (*test)(std::uint32_t), const mx::array& x) {
-  const auto* numbers = x.data<std::uint32_t>();
+// Whether test(begin, end) holds for all parts of `size` numbers.
+template <class Test>
+bool in_all_parts(std::size_t size, const Test& test) {
   std::atomic<bool> all = true;
-  const std::size_t parts = (x.size() + kNumbersAtOnce - 1) / kNumbersAtOnce;
+  const std::size_t parts = (size + kNumbersAtOnce - 1) / kNumbersAtOnce;
   parallel_for(static_cast<int>(parts), [&](int i) {
-    const auto* begin = numbers + i * kNumbersAtOnce;
-    const auto* end = std::min(begin + kNumbersAtOnce, numbers + x.size());
-    if (all && !std::all_of(begin, end, test)) all = false;
+    const std::size_t begin = i * kNumbersAtOnce;
+    if (all && !test(begin, std::min(begin + kNumbersAtOnce, size))) {
+      all = false;
+    }
   });
   return all;
+}
+
+bool all_are(bool (*test)(std::uint32_t), const mx::array& x) {
+  const auto* numbers = x.data<std::uint32_t>();
+  return in_all_parts(x.size(), [&](std::size_t begin, std::size_t end) {
+    return std::all_of(numbers + begin, numbers + end, test);
+  });
+}
+
+// Whether each zero is -2^(bits - 1) times the scale, to the bit: so are all in
+// formats that know no zeros.
+bool all_in_the_middle(const mx::array& scales,
+                       const mx::array& zeros,
+                       int bits) {
+  auto all = [&]<class T>(const T* scale, const T* zero) {
+    const float factor = -static_cast<float>(1 << (bits - 1));
+    return in_all_parts(scales.size(), [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) {
+        const T expected(factor * static_cast<float>(scale[i]));
+        if (std::memcmp(&expected, &zero[i], sizeof(T)) != 0) return false;
+      }
+      return true;
+    });
+  };
+  auto all_of = [&]<class T>() {
+    return all(scales.data<T>(), zeros.data<T>());
+  };
+  return scales.dtype() == mx::float16    ? all_of.operator()<mx::float16_t>()
+         : scales.dtype() == mx::bfloat16 ? all_of.operator()<mx::bfloat16_t>()
+                                          : all_of.operator()<float>();
 }
 
 // The shortest dtype that holds all values exactly, of arrays in float32.
@@ -162,6 +182,7 @@ Plan plan_affine(const Linear& l) {
                                : ElementFormat::u8;
   shape.scale_format = scale_format_of(dtype);
   shape.bits = l.bits;
+  shape.has_zeros = !all_in_the_middle(scales, zeros, l.bits);
   return {shape, std::move(source)};
 }
 
@@ -289,17 +310,20 @@ void fill_integer_panel(const PanelMatrix& m,
   const int per_word = 32 / storage_bits(m.format);
   const std::size_t size = scale_bytes(m.scale_format);
   const int group_words = m.group_size / per_word;
-  const std::size_t step = kPanelRows * (2 * size + group_words * 4);
+  const std::size_t scales_size = m.scales_per_group() * size;
+  const std::size_t step = scales_size + kPanelRows * group_words * 4;
   const std::size_t row_bytes =
       static_cast<std::size_t>(m.num_columns) * source.bits / 8;
   std::vector<std::uint32_t> words(m.num_columns / per_word);
   for (int r = 0; r < rows; ++r) {
     const std::size_t row = base_row + panel * kPanelRows + r;
     fill_scales(m, *source.scales, row, step, out + r * size);
-    fill_scales(m, *source.zeros, row, step, out + (kPanelRows + r) * size);
+    if (m.has_zeros) {
+      fill_scales(m, *source.zeros, row, step, out + (kPanelRows + r) * size);
+    }
     read_words(
         m, source.bits, bytes_of(source.weight) + row * row_bytes, words);
-    std::byte* to = out + 2 * kPanelRows * size + r * 4;
+    std::byte* to = out + scales_size + r * 4;
     for (std::size_t i = 0; i < words.size(); i += group_words, to += step) {
       for (int w = 0; w < group_words; ++w) {
         std::memcpy(to + w * kPanelRows * 4, &words[i + w], 4);

@@ -15,6 +15,7 @@ namespace {
 
 struct TilesTag {};
 struct QuadsTag {};
+struct OpenedTag {};
 
 // A run of panels of one product.
 struct Piece {
@@ -26,6 +27,11 @@ struct Piece {
 // Weight bytes that one piece covers at most, so that they stay in the second
 // cache level while many tiles pass over them.
 constexpr std::size_t kPieceBytes = 192 * 1024;
+
+// Tiles that one part of a panel is taken apart for: enough to be worth it, few
+// enough to stay in the second cache level while many parts pass over them.
+constexpr int kLeastTilesTogether = 8;
+constexpr std::size_t kTogetherBytes = 256 * 1024;
 
 // Pieces small enough to share out evenly, large enough to be worth a task, of
 // a multiple of `panels_at_once`.
@@ -117,13 +123,11 @@ class IntegerRows {
  public:
   IntegerRows(const float* x,
               int num_rows,
-              int num_columns,
-              int group_size,
+              const PanelMatrix& like,
               std::size_t first_float)
       : x_(x),
         num_rows_(num_rows),
-        num_columns_(num_columns),
-        group_size_(group_size),
+        like_(like),
         planes_(cpu_mode() == CpuMode::fastest ? 1 : 2),
         rows_per_tile_(std::min(isa_kernels().max_integer_tile_rows, num_rows)),
         first_float_(first_float) {}
@@ -132,52 +136,56 @@ class IntegerRows {
     return (num_rows_ + rows_per_tile_ - 1) / rows_per_tile_;
   }
   int rows_per_tile() const { return rows_per_tile_; }
-  int rows_in(int t) const {
-    return std::min(rows_per_tile_, num_rows_ - t * rows_per_tile_);
+  bool suits(const PanelMatrix& w) const {
+    return w.group_size == like_.group_size && w.format == like_.format;
   }
-  int group_size() const { return group_size_; }
   std::size_t num_floats() const { return tile_floats() * num_tiles(); }
+  std::size_t tile_bytes() const { return tile_floats() * sizeof(float); }
 
   void fill(int t, float* memory) const {
     const IntegerTile tile = this->tile(t, memory);
     isa_kernels().round_rows(
-        x_ + static_cast<std::size_t>(t) * rows_per_tile_ * num_columns_,
-        rows_in(t),
-        num_columns_,
-        group_size_,
-        tile.rows,
-        tile.planes,
+        x_ + static_cast<std::size_t>(t) * rows_per_tile_ * like_.num_columns,
+        like_,
+        tile,
         const_cast<std::uint32_t*>(tile.quads),
         const_cast<float*>(tile.steps),
+        const_cast<std::int32_t*>(tile.starts),
         const_cast<float*>(tile.sums));
   }
 
   IntegerTile tile(int t, const float* memory) const {
-    const int rows = isa_kernels().integer_tile_rows(rows_in(t));
-    const std::size_t groups =
-        static_cast<std::size_t>(num_columns_ / group_size_) * rows;
-    const float* base = memory + first_float_ + t * tile_floats();
     IntegerTile tile;
-    tile.steps = base;
-    tile.sums = base + groups;
-    tile.quads = reinterpret_cast<const std::uint32_t*>(base + 2 * groups);
-    tile.rows = rows;
+    tile.num_rows = std::min(rows_per_tile_, num_rows_ - t * rows_per_tile_);
+    tile.rows = isa_kernels().integer_tile_rows(tile.num_rows);
     tile.planes = planes_;
+    const float* base = memory + first_float_ + t * tile_floats();
+    const std::size_t groups =
+        static_cast<std::size_t>(num_groups()) * tile.rows;
+    tile.sums = base;
+    tile.starts = reinterpret_cast<const std::int32_t*>(base + groups);
+    tile.steps = base + 2 * groups;
+    tile.quads = reinterpret_cast<const std::uint32_t*>(
+        tile.steps + static_cast<std::size_t>(num_steps()) * tile.rows);
     return tile;
   }
 
  private:
+  int num_groups() const { return like_.num_columns / like_.group_size; }
+  int num_steps() const {
+    const int together = step_columns(planes_, like_.group_size);
+    return (like_.num_columns + together - 1) / together;
+  }
   std::size_t tile_floats() const {
     const int rows = isa_kernels().integer_tile_rows(rows_per_tile_);
     return static_cast<std::size_t>(rows) *
-           (2 * (num_columns_ / group_size_) + planes_ * num_columns_ / 4);
+           (2 * num_groups() + num_steps() + planes_ * like_.num_columns / 4);
   }
 
   const float* x_;
   int num_rows_;
-  int num_columns_;
-  int group_size_;
-  int planes_;  // bytes of an integer
+  PanelMatrix like_;  // whose groups and format tiles are for
+  int planes_;        // bytes of an integer
   int rows_per_tile_;
   std::size_t first_float_;  // of the memory that all share
 };
@@ -187,18 +195,17 @@ void project_integers(const float* x,
                       int num_columns,
                       std::span<const Product> products) {
   const IsaKernels& isa = isa_kernels();
-  std::vector<IntegerRows> kinds;  // one per size of groups
+  std::vector<IntegerRows> kinds;  // one per size of groups and format
   std::vector<int> kind_of;        // of each product
   std::size_t floats = 0;
   for (const Product& each : products) {
-    const int group_size = each.matrix->group_size;
     auto found =
         std::find_if(kinds.begin(), kinds.end(), [&](const IntegerRows& kind) {
-          return kind.group_size() == group_size;
+          return kind.suits(*each.matrix);
         });
     kind_of.push_back(static_cast<int>(found - kinds.begin()));
     if (found == kinds.end()) {
-      kinds.emplace_back(x, num_rows, num_columns, group_size, floats);
+      kinds.emplace_back(x, num_rows, *each.matrix, floats);
       floats += kinds.back().num_floats();
     }
   }
@@ -211,14 +218,23 @@ void project_integers(const float* x,
     const Product& p = *piece.product;
     const IntegerRows& rows = kinds[kind_of[piece.product - products.data()]];
     const std::size_t stride = p.matrix->num_rows;
-    for (int t = 0; t < num_tiles; ++t) {
-      isa.integer_matmul(*p.matrix,
-                         rows.tile(t, memory),
-                         rows.rows_in(t),
-                         piece.begin,
-                         piece.end,
-                         p.y + t * rows.rows_per_tile() * stride,
-                         stride);
+    std::vector<IntegerTile> tiles;
+    for (int t = 0; t < num_tiles; ++t) tiles.push_back(rows.tile(t, memory));
+    auto* room = reinterpret_cast<std::uint32_t*>(
+        scratch<OpenedTag>(opened_part_words(*p.matrix)));
+    const int together =
+        std::max(kLeastTilesTogether,
+                 static_cast<int>(kTogetherBytes / rows.tile_bytes()));
+    for (int t = 0; t < num_tiles; t += together) {
+      isa.integer_matmul(
+          *p.matrix,
+          tiles.data() + t,
+          std::min(together, num_tiles - t),
+          piece.begin,
+          piece.end,
+          p.y + static_cast<std::size_t>(t) * rows.rows_per_tile() * stride,
+          stride,
+          room);
     }
     add_bias(piece, num_rows);
   });

@@ -14,10 +14,6 @@
 namespace mlxlm::kernels::cpu {
 namespace {
 
-int storage_bits(ElementFormat format) {
-  return format == ElementFormat::u2 ? 2 : format == ElementFormat::u4 ? 4 : 8;
-}
-
 bool is_integer(const PanelMatrix& m) { return m.format <= ElementFormat::u8; }
 
 int scale_bytes(const PanelMatrix& m) {
@@ -32,24 +28,24 @@ int float_bytes(const PanelMatrix& m) {
 // then words.
 struct Group {
   const std::byte* scale;
-  const std::byte* zero;
+  const std::byte* zero;  // null where the matrix has none
   const std::byte* words;
 
   Group(const PanelMatrix& m, int row, int group) {
     const int size = scale_bytes(m);
     const std::size_t words_size = static_cast<std::size_t>(m.group_size) *
-                                   storage_bits(m.format) / 8 * kPanelRows;
+                                   element_bits(m.format) / 8 * kPanelRows;
     const int lane = row % kPanelRows;
     const std::byte* start = m.data + row / kPanelRows * m.panel_bytes +
-                             group * (2 * kPanelRows * size + words_size);
+                             group * (m.scales_per_group() * size + words_size);
     scale = start + lane * size;
-    zero = scale + kPanelRows * size;
-    words = start + 2 * kPanelRows * size + lane * 4;
+    zero = m.has_zeros ? scale + kPanelRows * size : nullptr;
+    words = start + m.scales_per_group() * size + lane * 4;
   }
 
   // Element c of the group.
   std::uint32_t element(const PanelMatrix& m, int c) const {
-    const int bits = storage_bits(m.format);
+    const int bits = element_bits(m.format);
     const int per_word = 32 / bits;
     std::uint32_t word;
     std::memcpy(&word,
@@ -87,6 +83,22 @@ float number_at(const std::byte* p, ScaleFormat format) {
   }
 }
 
+void put_number(float number, ScaleFormat format, std::byte* p) {
+  auto put = [p](auto value) { std::memcpy(p, &value, sizeof(value)); };
+  switch (format) {
+    case ScaleFormat::f32:
+      return put(number);
+    case ScaleFormat::f16:
+      return put(mx::float16_t(number));
+    default:
+      return put(mx::bfloat16_t(number));
+  }
+}
+
+float zero_in_the_middle(float scale, int bits) {
+  return -static_cast<float>(1 << (bits - 1)) * scale;
+}
+
 ScaleFormat number_format(ElementFormat format) {
   return format == ElementFormat::f32   ? ScaleFormat::f32
          : format == ElementFormat::f16 ? ScaleFormat::f16
@@ -118,6 +130,12 @@ void restore_scales(const PanelMatrix& m, int row, bool zeros, std::byte* out) {
   const int size = scale_bytes(m);
   for (int g = 0; g < m.num_columns / m.group_size; ++g) {
     const Group group(m, row, g);
+    if (zeros && group.zero == nullptr) {
+      const float zero =
+          zero_in_the_middle(number_at(group.scale, m.scale_format), m.bits);
+      put_number(zero, m.scale_format, out + g * size);
+      continue;
+    }
     std::memcpy(out + g * size, zeros ? group.zero : group.scale, size);
   }
 }
@@ -194,7 +212,9 @@ void PackedLinear::read_row(int row, float* out) const {
   for (int g = 0; g < m.num_columns / m.group_size; ++g) {
     const Group group(m, row, g);
     const float scale = number_at(group.scale, m.scale_format);
-    const float zero = number_at(group.zero, m.scale_format);
+    const float zero = group.zero == nullptr
+                           ? zero_in_the_middle(scale, m.bits)
+                           : number_at(group.zero, m.scale_format);
     for (int c = 0; c < m.group_size; ++c) {
       *out++ = scale * static_cast<float>(group.element(m, c)) + zero;
     }
