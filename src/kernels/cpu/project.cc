@@ -57,6 +57,14 @@ std::vector<Piece> split(std::span<const Product> products,
       pieces.push_back({&each, begin, std::min(begin + size, panels)});
     }
   }
+  if (num_clusters() > 1 && products.size() > 1) {
+    // As the panels were shared out when they were packed (parallel_for()).
+    auto place = [](const Piece& piece) {
+      return static_cast<double>(piece.begin) /
+             piece.product->matrix->num_panels();
+    };
+    std::ranges::stable_sort(pieces, std::less<>(), place);
+  }
   return pieces;
 }
 

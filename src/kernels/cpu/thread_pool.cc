@@ -5,10 +5,8 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
-#include <mutex>
 #include <system_error>
-#include <thread>
-#include <vector>
+#include <utility>
 
 #include <sched.h>
 
@@ -49,131 +47,187 @@ bool spin_until(Condition&& done) {
   return false;
 }
 
-int usable_processors() {
+std::vector<int> usable_processors() {
+  std::vector<int> ids;
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    return CPU_COUNT(&set);
+    for (int id = 0; id < CPU_SETSIZE; ++id) {
+      if (CPU_ISSET(id, &set)) ids.push_back(id);
+    }
   }
 #endif
-  return static_cast<int>(std::thread::hardware_concurrency());
+  const auto count = std::max(std::thread::hardware_concurrency(), 1u);
+  for (unsigned id = 0; ids.empty() && id < count; ++id) {
+    ids.push_back(static_cast<int>(id));
+  }
+  return ids;
 }
 
+// 0: as many as there are cores.
 int threads_wanted() {
-  if (const char* text = std::getenv("MLX_LM_THREADS")) {
-    int wanted = std::atoi(text);
-    if (wanted > 0) {
-      return std::min(wanted, kMaxThreads);
-    }
-  }
-  return std::clamp(usable_processors(), 1, kMaxThreads);
+  const char* text = std::getenv("MLX_LM_THREADS");
+  return text == nullptr ? 0 : std::max(std::atoi(text), 0);
 }
 
-// Threads take numbered tickets for the tasks of the current call. The call is
-// over when all tasks are done, whether or not every thread took part: one that
-// the system doesn't let run holds nobody up.
-class Pool {
- public:
-  explicit Pool(int num_threads) {
-    try {
-      for (int i = 1; i < num_threads; ++i) {
-        workers_.emplace_back([this] { work(); });
-      }
-    } catch (const std::system_error&) {
-      // No more threads to be had: these do all.
-    }
-  }
+// Keeps this thread on these processors, if the system lets it.
+void bind_to(const std::vector<int>& processors) {
+#if defined(__linux__)
+  if (processors.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int id : processors) CPU_SET(id, &set);
+  sched_setaffinity(0, sizeof(set), &set);
+#endif
+}
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
-
-  void run(int num_tasks, const std::function<void(int)>& task) {
-    if (in_task || workers_.empty() || num_tasks <= 1) {
-      for (int i = 0; i < num_tasks; ++i) {
-        task(i);
-      }
-      return;
-    }
-    std::lock_guard lock(mutex_);
-    task_ = &task;
-    done_.store(0, std::memory_order_relaxed);
-    tickets_.store(static_cast<std::uint64_t>(num_tasks) << 32);
-    generation_.fetch_add(1);
-    if (sleeping_.load() > 0) {
-      generation_.notify_all();
-    }
-    take_tasks();
-    wait_until_done(num_tasks);
-  }
-
- private:
-  // Whether this thread is running a task: calls within it run theirs alone.
-  static thread_local bool in_task;
-
-  void take_tasks() {
-    while (true) {
-      // The number of tasks travels with the ticket, so a late thread can't
-      // take one call's ticket for another's. Whoever holds a valid one keeps
-      // task_ in place.
-      const std::uint64_t ticket = tickets_.fetch_add(1);
-      const auto index = static_cast<std::uint32_t>(ticket);
-      const auto count = static_cast<std::uint32_t>(ticket >> 32);
-      if (index >= count) return;
-      in_task = true;
-      (*task_)(static_cast<int>(index));
-      in_task = false;
-      if (done_.fetch_add(1) + 1 == static_cast<int>(count)) {
-        done_.notify_one();
-      }
-    }
-  }
-
-  void wait_until_done(int num_tasks) {
-    auto all_done = [&] { return done_.load() == num_tasks; };
-    while (!spin_until(all_done)) {
-      const int done = done_.load();
-      if (done != num_tasks) done_.wait(done);
-    }
-  }
-
-  void work() {
-    std::uint32_t seen = 0;
-    while (true) {
-      seen = wait_for_work(seen);
-      take_tasks();
-    }
-  }
-
-  std::uint32_t wait_for_work(std::uint32_t seen) {
-    while (!spin_until([&] { return generation_.load() != seen; })) {
-      sleeping_.fetch_add(1);
-      generation_.wait(seen);
-      sleeping_.fetch_sub(1);
-    }
-    return generation_.load();
-  }
-
-  std::mutex mutex_;
-  const std::function<void(int)>* task_ = nullptr;
-  // The number of tasks, and in the low half the next ticket.
-  alignas(64) std::atomic<std::uint64_t> tickets_{0};
-  alignas(64) std::atomic<int> done_{0};
-  alignas(64) std::atomic<std::uint32_t> generation_{0};
-  std::atomic<int> sleeping_{0};
-  std::vector<std::thread> workers_;
-};
-
-thread_local bool Pool::in_task = false;
-
-Pool& pool() {
+ThreadPool& pool() {
   // Never destroyed: MLX's stream threads may still run kernels while the
   // program's static objects go.
-  static Pool* instance = new Pool(threads_wanted());
+  static auto* instance = new ThreadPool(
+      place_threads(read_topology(usable_processors()), threads_wanted()));
   return *instance;
 }
 
 }  // namespace
 
+std::vector<ThreadPlace> place_threads(const std::vector<Processor>& all,
+                                       int wanted) {
+  std::vector<Processor> cores;  // the first processor of each
+  for (const Processor& each : all) {
+    if (std::ranges::none_of(
+            cores, [&](auto& core) { return core.core == each.core; })) {
+      cores.push_back(each);
+    }
+  }
+  const int num_cores = static_cast<int>(cores.size());
+  const int count = std::clamp(wanted > 0 ? wanted : num_cores, 1, kMaxThreads);
+  const bool one_cluster = all.back().cluster == 0;
+  std::vector<ThreadPlace> places(count);
+  for (int i = 0; i < count && !one_cluster; ++i) {
+    const auto core = static_cast<std::size_t>(i) * num_cores / count;
+    const int cluster = cores[core].cluster;
+    for (const Processor& each : all) {
+      if (each.cluster == cluster) places[i].processors.push_back(each.id);
+    }
+    // Some clusters may have no thread: those that have are numbered anew.
+    const bool next = i > 0 && places[i].processors != places[i - 1].processors;
+    places[i].cluster = i == 0 ? 0 : places[i - 1].cluster + (next ? 1 : 0);
+  }
+  return places;
+}
+
+thread_local bool ThreadPool::in_task = false;
+
+ThreadPool::ThreadPool(std::vector<ThreadPlace> places)
+    : places_(std::move(places)), shares_(places_.back().cluster + 1) {
+  for (const ThreadPlace& each : places_) ++shares_[each.cluster].num_threads;
+  try {
+    for (std::size_t i = 1; i < places_.size(); ++i) {
+      workers_.emplace_back([this, i] { work(places_[i]); });
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had: these do all.
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  ending_ = true;
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& each : workers_) each.join();
+}
+
+void ThreadPool::run(int num_tasks, const std::function<void(int)>& task) {
+  if (in_task || workers_.empty() || num_tasks <= 1) {
+    for (int i = 0; i < num_tasks; ++i) {
+      task(i);
+    }
+    return;
+  }
+  std::lock_guard lock(mutex_);
+  task_ = &task;
+  num_tasks_ = num_tasks;
+  done_.store(0, std::memory_order_relaxed);
+  call_.fetch_add(1);
+  std::uint64_t threads = 0;
+  std::uint64_t begin = 0;
+  for (Share& share : shares_) {
+    threads += share.num_threads;
+    const std::uint64_t end = threads * num_tasks / places_.size();
+    share.tickets.store(end << 32 | begin);
+    begin = end;
+  }
+  generation_.fetch_add(1);
+  if (sleeping_.load() > 0) {
+    generation_.notify_all();
+  }
+  take_tasks(0, call_.load());
+  wait_until_done(num_tasks);
+}
+
+void ThreadPool::take_tasks(int cluster, std::uint32_t call) {
+  Share& own = shares_[cluster];
+  while (run_task(own.tickets.fetch_add(1))) {
+  }
+  for (std::size_t i = 1; i < shares_.size(); ++i) {
+    Share& other = shares_[(cluster + i) % shares_.size()];
+    std::uint64_t ticket = other.tickets.load();
+    // A later call's tickets are first its own threads'.
+    while (is_valid(ticket) && call_.load() == call) {
+      if (other.tickets.compare_exchange_weak(ticket, ticket + 1)) {
+        run_task(ticket);
+        ticket = other.tickets.load();
+      }
+    }
+  }
+}
+
+// The end of the share travels with the ticket, so a late thread can't take one
+// call's ticket for another's. Whoever holds a valid one keeps task_ and
+// num_tasks_ in place.
+bool ThreadPool::run_task(std::uint64_t ticket) {
+  if (!is_valid(ticket)) return false;
+  in_task = true;
+  (*task_)(static_cast<int>(static_cast<std::uint32_t>(ticket)));
+  in_task = false;
+  const int num_tasks = num_tasks_;
+  if (done_.fetch_add(1) + 1 == num_tasks) {
+    done_.notify_one();
+  }
+  return true;
+}
+
+void ThreadPool::wait_until_done(int num_tasks) {
+  auto all_done = [&] { return done_.load() == num_tasks; };
+  while (!spin_until(all_done)) {
+    const int done = done_.load();
+    if (done != num_tasks) done_.wait(done);
+  }
+}
+
+void ThreadPool::work(const ThreadPlace& place) {
+  bind_to(place.processors);
+  std::uint32_t seen = 0;
+  while (true) {
+    seen = wait_for_work(seen);
+    if (ending_) return;
+    take_tasks(place.cluster, seen);
+  }
+}
+
+std::uint32_t ThreadPool::wait_for_work(std::uint32_t seen) {
+  while (!spin_until([&] { return generation_.load() != seen; })) {
+    sleeping_.fetch_add(1);
+    generation_.wait(seen);
+    sleeping_.fetch_sub(1);
+  }
+  return generation_.load();
+}
+
 int num_threads() { return pool().num_threads(); }
+
+int num_clusters() { return pool().num_clusters(); }
 
 void parallel_for(int num_tasks, const std::function<void(int)>& task) {
   pool().run(num_tasks, task);
