@@ -2,6 +2,7 @@
 // decoder, where an implementation has that for a decoder of this shape.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <span>
@@ -86,8 +87,8 @@ class Step {
                              std::span<const StepRow> rows,
                              std::span<const mx::array> after) = 0;
 
-  // Whether N may be larger than 1.
-  virtual bool takes_batches() const = 0;
+  // The most that N may be.
+  virtual std::size_t most_rows() const = 0;
 
   // The dtype that buffers must have.
   virtual mx::Dtype dtype() const = 0;

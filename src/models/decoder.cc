@@ -323,7 +323,7 @@ mx::array Decoder::forward_at(
     const mx::array& tokens,
     const PromptCache& cache,
     const std::optional<mx::array>& input_embeddings) {
-  if (step_ && step_->takes_batches() && !input_embeddings) {
+  if (step_ && !input_embeddings) {
     if (auto logits = step_->run(tokens, cache)) {
       return finish_logits(take_positions(*logits, positions));
     }

@@ -182,7 +182,7 @@ std::optional<mx::array> DecoderStep::run(const mx::array& tokens,
   if (cache.size() != num_layers_) return std::nullopt;
   const auto rows = rows_of(cache);
   if (rows.empty() || tokens.size() != rows.size() ||
-      (rows.size() > 1 && !takes_batches())) {
+      rows.size() > step_->most_rows()) {
     return std::nullopt;
   }
   std::vector<kernels::StepRow> places;

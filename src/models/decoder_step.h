@@ -27,12 +27,10 @@ class DecoderStep {
       const kernels::Linear& head);
 
   // A token of each row: tokens [1, N] -> logits float32 [1, N, V]; none for
-  // several tokens of a row, for caches of other kinds, and for those that are
-  // shared.
+  // several tokens of a row, for more rows than the step takes, for caches of
+  // other kinds, and for those that are shared.
   std::optional<mx::array> run(const mx::array& tokens,
                                const PromptCache& cache);
-  // Whether N may be larger than 1.
-  bool takes_batches() const { return step_->takes_batches(); }
 
  private:
   DecoderStep(const kernels::StepSpec& spec,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -236,7 +237,9 @@ class CpuStep : public Step {
     return {made[0], made[1]};
   }
 
-  bool takes_batches() const override { return true; }
+  std::size_t most_rows() const override {
+    return std::numeric_limits<std::size_t>::max();
+  }
   mx::Dtype dtype() const override { return mx::float32; }
 
  private:

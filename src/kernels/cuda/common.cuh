@@ -36,6 +36,16 @@ __device__ inline Half from_float(float x) {
   return y;
 }
 
+// (x & mask) | ones as the one instruction that it is.
+template <u32 MASK>
+__device__ u32 masked(u32 x, u32 ones) {
+  u32 y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(y)
+      : "r"(x), "n"(MASK), "r"(ones));
+  return y;
+}
+
 // Two numbers of type T in one register, the first in the low half.
 template <class T>
 struct Pair;
@@ -59,7 +69,7 @@ struct Pair<BFloat16> {
   // 128 + q has q in the last bits of its fraction.
   static constexpr float kNibbleOffset = 128;
   static __device__ u32 of_nibbles(u32 q) {
-    return (q & 0x000f000fu) | 0x43004300u;
+    return masked<0x000f000f>(q, 0x43004300);
   }
   // The integers, 0 to 255: 16 * high + low is exact.
   static constexpr float kByteOffset = 0;
@@ -95,11 +105,11 @@ struct Pair<Half> {
   // 1024 + q has q in the last bits of its fraction.
   static constexpr float kNibbleOffset = 1024;
   static __device__ u32 of_nibbles(u32 q) {
-    return (q & 0x000f000fu) | 0x64006400u;
+    return masked<0x000f000f>(q, 0x64006400);
   }
   static constexpr float kByteOffset = 1024;
   static __device__ u32 of_bytes(u32 q) {
-    return (q & 0x00ff00ffu) | 0x64006400u;
+    return masked<0x00ff00ff>(q, 0x64006400);
   }
   static __device__ u32 fma(u32 a, u32 b, u32 c) {
     u32 d;

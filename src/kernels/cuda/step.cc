@@ -1,20 +1,22 @@
-// A whole decoding step as one kernel (step.cuh). The operations are written
-// down once, with the addresses of the weights; a step passes the token, its
-// position and the caches' buffers.
+// A whole decoding step as one kernel (step.cuh; wide_step.cuh for several
+// rows). The operations are written down once, with the addresses of the
+// weights; a step passes tokens, positions and where the caches' buffers lie.
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <mlx/mlx.h>
 
+#include "kernels/cuda/cache_tables.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/sources.h"
 #include "kernels/cuda/step_program.h"
+#include "kernels/cuda/wide_step.h"
 #include "kernels/tables.h"
 
 namespace mlxlm::kernels {
@@ -25,33 +27,6 @@ namespace {
 constexpr int kComputeWarps = 8;
 constexpr int kBlockThreads = (kComputeWarps + 1 + 2) * 32;
 constexpr int kRowBytes = 1024;
-
-// The angle that a pair of dimensions turns by from one token to the next.
-mx::array frequencies_of(const Rope& rope) {
-  std::vector<float> values(rope.dimensions / 2);
-  if (rope.freqs) {
-    auto freqs = mx::astype(*rope.freqs, mx::float32);
-    mx::eval(freqs);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = rope.scale / freqs.data<float>()[i];
-    }
-  } else {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = static_cast<float>(
-          rope.scale *
-          std::pow(static_cast<double>(rope.base),
-                   -2.0 * static_cast<double>(i) / rope.dimensions));
-    }
-  }
-  return mx::array(values.data(), {static_cast<int>(values.size())});
-}
-
-// In memory of the GPU's own.
-mx::array on_device(const mx::array& x) {
-  auto copy = mx::add(x, mx::array(0, x.dtype()));
-  mx::eval(copy);
-  return copy;
-}
 
 // Shared memory of a block without the stages of the ring (Step::Shared).
 int fixed_shared_bytes(const StepSpec& spec, int largest_size) {
@@ -84,38 +59,34 @@ class CudaStep : public Step {
         kept_(program.arrays()),
         frequencies_(on_device(frequencies_of(spec.rope))),
         barrier_(on_device(mx::zeros({2}, mx::uint64))),
-        operations_(on_device(records(program.operations()))),
-        call_(start(spec, program, num_stages)) {}
+        operations_(array_of(program.operations())),
+        call_(start(spec, program, num_stages)),
+        wide_(WideStep::make(spec, program)) {}
 
   mx::Dtype dtype() const override { return dtype_; }
 
-  bool takes_batches() const override { return false; }
+  std::size_t most_rows() const override {
+    return wide_ ? WideStep::kMostRows : 1;
+  }
 
   Stepped operator()(const mx::array& tokens,
                      std::span<const StepRow> rows,
                      std::span<const mx::array> after) override {
-    const auto& [position, layers] = rows[0];
-    if (position_of_next_ != position || !position_) {
-      position_ = mx::array({position});
-    }
-    Launch call = call_;
-    call.inputs.emplace_back("token", tokens);
-    call.inputs.emplace_back("position", *position_);
     std::lock_guard lock(order_mutex());
-    call.inputs.emplace_back("order", last_step());
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      const auto number = std::to_string(i);
-      auto ready = mx::depends({layers[i].keys, layers[i].values},
-                               {after.begin(), after.end()});
-      call.inputs.emplace_back("k" + number, ready[0]);
-      call.inputs.emplace_back("v" + number, ready[1]);
-    }
-    call.scalars = {{"capacity_tokens", layers[0].keys.shape(2)}};
+    const auto tables = tables_.of(rows, after);
+    Launch call =
+        rows.size() == 1 ? call_ : wide_->call(static_cast<int>(rows.size()));
+    call.inputs.insert(call.inputs.end(),
+                       {{"token", tokens},
+                        {"position", positions_of(rows)},
+                        {"order", last_step()},
+                        {"tables", tables}});
     auto made = launch(call);
-    position_ = made[1];
+    next_positions_ = made[1];
     last_step() = made[1];
-    position_of_next_ = position + 1;
-    return {made[0], made[1]};
+    // MLX doesn't know of the buffers otherwise, and may give their memory away
+    // while the kernel still runs.
+    return {mx::depends({made[0]}, buffers_of(rows))[0], made[1]};
   }
 
  private:
@@ -130,15 +101,31 @@ class CudaStep : public Step {
     return last;
   }
 
-  static mx::array records(const std::vector<OperationRecord>& operations) {
-    const auto* words =
-        reinterpret_cast<const std::uint32_t*>(operations.data());
-    constexpr int kWords = sizeof(OperationRecord) / sizeof(std::uint32_t);
+  // int32 [N]; those that the last step left on the GPU where they follow.
+  mx::array positions_of(std::span<const StepRow> rows) {
+    std::vector<int> positions;
+    for (const auto& row : rows) positions.push_back(row.position);
+    const bool follow = next_positions_ && positions == positions_of_next_;
+    positions_of_next_.clear();
+    for (int each : positions) positions_of_next_.push_back(each + 1);
+    if (follow) return *next_positions_;
     return mx::array(
-        words, {static_cast<int>(operations.size()) * kWords}, mx::uint32);
+        positions.data(), {static_cast<int>(positions.size())}, mx::int32);
   }
 
-  // What all calls share.
+  static std::vector<mx::array> buffers_of(std::span<const StepRow> rows) {
+    std::vector<mx::array> buffers;
+    buffers.reserve(rows.size() * rows[0].layers.size() * 2);
+    for (const auto& row : rows) {
+      for (const auto& layer : row.layers) {
+        buffers.push_back(layer.keys);
+        buffers.push_back(layer.values);
+      }
+    }
+    return buffers;
+  }
+
+  // What all calls for one row share.
   Launch start(const StepSpec& spec,
                const StepProgram& program,
                int num_stages) {
@@ -155,8 +142,7 @@ class CudaStep : public Step {
     Launch call{
         .name = "decoding_step",
         .header = kText.c_str(),
-        .body = [count = static_cast<int>(
-                     spec.layers.size())] { return body_of(count); },
+        .body = &body,
         .inputs = {{"operations", operations_},
                    {"barrier", barrier_},
                    {"frequencies", frequencies_}},
@@ -195,16 +181,14 @@ class CudaStep : public Step {
     return call;
   }
 
-  static std::string body_of(int num_layers) {
-    std::string body =
-        "  __shared__ StepKeys<T> caches[LAYERS];\n"
-        "  if (threadIdx.x == 0) {\n";
-    for (int i = 0; i < num_layers; ++i) {
-      const auto n = std::to_string(i);
-      body += "    caches[" + n + "] = {const_cast<T*>(k" + n +
-              "), const_cast<T*>(v" + n + "), capacity_tokens};\n";
-    }
-    return body + R"(  }
+  static std::string body() {
+    return R"(
+  __shared__ StepKeys<T> caches[LAYERS];
+  for (int i = threadIdx.x; i < LAYERS; i += blockDim.x) {
+    caches[i] = {reinterpret_cast<T*>(tables[2 * i]),
+                 reinterpret_cast<T*>(tables[2 * i + 1]),
+                 static_cast<long long>(tables[2 * LAYERS])};
+  }
   StepArguments<T> a{};
   a.operations = reinterpret_cast<const StepOperation<T>*>(operations);
   a.num_operations = NUM_OPERATIONS;
@@ -235,9 +219,11 @@ class CudaStep : public Step {
   mx::array barrier_;
   mx::array operations_;
   Launch call_;
-  // On the GPU: that of the next step, if it follows the last one.
-  std::optional<mx::array> position_;
-  int position_of_next_ = -1;
+  std::optional<WideStep> wide_;
+  CacheTables tables_;
+  // What the last step left, and what they are.
+  std::optional<mx::array> next_positions_;
+  std::vector<int> positions_of_next_;
 };
 
 }  // namespace

@@ -298,9 +298,9 @@ struct Step {
                                 Shared& shared) {
     const int width = (a.num_heads + 2 * a.num_kv_heads) * D;
     each_share(a, op, [&](int m, int kv_head, int share, int shares) {
+      T* answers = a.answers + answers_of(a, m) * (D + 8);
       Attention::share(op,
                        {a.heads + static_cast<size_t>(m) * width,
-                        a.answers + answers_of(a, m) * (D + 8),
                         a.caches[op.layer * M + m],
                         shared.angles[m],
                         a.num_heads,
@@ -310,7 +310,11 @@ struct Step {
                        share,
                        shares,
                        shared.attention,
-                       reinterpret_cast<float*>(shared.x));
+                       reinterpret_cast<float*>(shared.x),
+                       [&](int head, int d, float answer, float weight) {
+                         Attention::store_answer(
+                             answers, head * shares + share, d, answer, weight);
+                       });
     });
   }
 

@@ -15,7 +15,8 @@ struct StepKeys {
   long long capacity_tokens;
 };
 
-// QUERIES: query heads of a key head, at most 8.
+// QUERIES: query heads of a key head, at most 8. A share is done by a team of
+// kStepThreads threads, of which a block may have several.
 template <class T, int D, int ROTATED, bool TRADITIONAL, int QUERIES>
 struct StepAttention {
   static_assert(QUERIES <= 8);
@@ -37,7 +38,6 @@ struct StepAttention {
 
   struct Problem {
     const float* heads;  // of the row: q [H, D], k [Hkv, D], v [Hkv, D]
-    T* answers;          // of the row: see StagedInput::Shares
     StepKeys<T> cache;
     const Angles& angles;
     int num_heads;
@@ -45,10 +45,18 @@ struct StepAttention {
     int position;  // of the new token
   };
 
+  // Of the team.
+  static __device__ int thread() { return threadIdx.x % kStepThreads; }
+  static __device__ void sync() {
+    const int team = static_cast<int>(threadIdx.x) / kStepThreads;
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "n"(kStepThreads)
+                 : "memory");
+  }
+
   static __device__ void take_angles(const float* frequencies,
                                      int position,
                                      Angles& angles) {
-    for (int i = threadIdx.x; i < ROTATED / 2; i += kStepThreads) {
+    for (int i = thread(); i < ROTATED / 2; i += kStepThreads) {
       sincosf(position * frequencies[i], &angles.sines[i], &angles.cosines[i]);
     }
   }
@@ -77,7 +85,7 @@ struct StepAttention {
                                  Shared& shared,
                                  const Use& use) {
     const int lane = threadIdx.x % 32;
-    float* scratch = shared.scratch[threadIdx.x / 32];
+    float* scratch = shared.scratch[thread() / 32];
     float square = 0;
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) square += head.values[i] * head.values[i];
@@ -119,7 +127,7 @@ struct StepAttention {
     constexpr int group = QUERIES;
     constexpr int kRounds = (group + 2 + kStepWarps - 1) / kStepWarps;
     const int items = group + (has_new ? 2 : 0);
-    const int warp = threadIdx.x / 32;
+    const int warp = thread() / 32;
     const size_t at =
         (static_cast<size_t>(kv_head) * p.cache.capacity_tokens + p.position) *
         D;
@@ -168,7 +176,7 @@ struct StepAttention {
         }
       }
     }
-    step_sync();
+    sync();
   }
 
   // One warp's queries against keys; scores of a tile are in the layout in
@@ -291,7 +299,7 @@ struct StepAttention {
 
     // Puts this warp's part where the others find it: parts [query][D].
     __device__ void leave(Shared& shared, float* parts, int group) const {
-      const int warp = threadIdx.x / 32;
+      const int warp = thread() / 32;
       const int row = threadIdx.x % 32 / 4;
       const int part = threadIdx.x % 4;
       if (part == 0 && row < group) {
@@ -353,13 +361,17 @@ struct StepAttention {
   }
 
   // One share of one key head. `parts`: room for kStepWarps * group * D floats.
+  // store(head, d, answer, weight) gets the results; a weight is a power of
+  // two.
+  template <class Store>
   static __device__ void share(const StepOperation<T>& op,
                                const Problem& p,
                                int kv_head,
                                int index,
                                int num_shares,
                                Shared& shared,
-                               float* parts) {
+                               float* parts,
+                               const Store& store) {
     constexpr int group = QUERIES;
     const Range range(p.position, op.window, index, num_shares);
     prepare_heads(op, p, kv_head, index == num_shares - 1, shared);
@@ -367,8 +379,7 @@ struct StepAttention {
     warp.take_queries(shared, group);
     const size_t head_at =
         static_cast<size_t>(kv_head) * p.cache.capacity_tokens * D;
-    for (int t = range.begin + threadIdx.x / 32; t < range.end;
-         t += kStepWarps) {
+    for (int t = range.begin + thread() / 32; t < range.end; t += kStepWarps) {
       warp.tile(p.cache.keys + head_at,
                 p.cache.values + head_at,
                 t * kTileKeys,
@@ -378,8 +389,8 @@ struct StepAttention {
                 op.softcap);
     }
     warp.leave(shared, parts, group);
-    step_sync();
-    for (int i = threadIdx.x; i < group * D; i += kStepThreads) {
+    sync();
+    for (int i = thread(); i < group * D; i += kStepThreads) {
       const int query = i / D;
       const int d = i % D;
       float highest = -1e30f;
@@ -395,15 +406,21 @@ struct StepAttention {
         sum += factor * parts[(w * group + query) * D + d];
         total += factor * shared.total[w][query];
       }
-      const size_t place =
-          (kv_head * group + query) * static_cast<size_t>(num_shares) + index;
-      T* to = p.answers + place * (D + 8);
-      to[d] = from_float<T>(sum / total);
-      if (d == 0) {
-        *reinterpret_cast<float*>(to + D) = highest + log2f(total);
-      }
+      // A share without keys counts for nothing.
+      store(kv_head * group + query,
+            d,
+            total > 0 ? sum / total : 0.0f,
+            total > 0 ? highest + log2f(total) : -1e30f);
     }
-    step_sync();
+    sync();
+  }
+
+  // Where answers of shares are: see StagedInput::Shares.
+  static __device__ void store_answer(
+      T* answers, int place, int d, float answer, float weight) {
+    T* to = answers + static_cast<size_t>(place) * (D + 8);
+    to[d] = from_float<T>(answer);
+    if (d == 0) *reinterpret_cast<float*>(to + D) = weight;
   }
 };
 

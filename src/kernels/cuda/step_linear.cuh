@@ -57,6 +57,7 @@ struct alignas(16) StepOperation {
   const T* k_norm;
   const float* sinks;  // of the product after attention: [H], or null
   StepMatrix<T> matrices[3];
+  int num_slots;  // steps of many rows: for a block's parts of tiles; 0: whole
 };
 
 template <class T, int BITS, int GROUP, int M, bool EXPERTS>

@@ -1,6 +1,7 @@
 #include "kernels/cuda/step_program.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -327,6 +328,39 @@ void StepProgram::place_pointers() {
                 &found[i],
                 sizeof found[i]);
   }
+}
+
+mx::array frequencies_of(const Rope& rope) {
+  std::vector<float> values(rope.dimensions / 2);
+  if (rope.freqs) {
+    auto freqs = mx::astype(*rope.freqs, mx::float32);
+    mx::eval(freqs);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = rope.scale / freqs.data<float>()[i];
+    }
+  } else {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(
+          rope.scale *
+          std::pow(static_cast<double>(rope.base),
+                   -2.0 * static_cast<double>(i) / rope.dimensions));
+    }
+  }
+  return mx::array(values.data(), {static_cast<int>(values.size())});
+}
+
+mx::array on_device(const mx::array& x) {
+  auto copy = mx::add(x, mx::array(0, x.dtype()));
+  mx::eval(copy);
+  return copy;
+}
+
+mx::array array_of(const std::vector<OperationRecord>& operations) {
+  constexpr int kWords = sizeof(OperationRecord) / sizeof(std::uint32_t);
+  return on_device(
+      mx::array(reinterpret_cast<const std::uint32_t*>(operations.data()),
+                {static_cast<int>(operations.size()) * kWords},
+                mx::uint32));
 }
 
 }  // namespace mlxlm::kernels::cuda

@@ -39,6 +39,7 @@ struct alignas(16) OperationRecord {
   std::int32_t num_experts = 0, num_chosen = 0, expert_size = 0, normalizes = 0;
   std::uint64_t norm = 0, q_norm = 0, k_norm = 0, sinks = 0;
   MatrixRecord matrices[3];
+  std::int32_t num_slots = 0;
 };
 static_assert(sizeof(OperationRecord) == 224);
 
@@ -93,5 +94,15 @@ class StepProgram {
 
 // Whether the step kernel does this decoder.
 bool suits_step(const StepSpec& spec);
+
+// The records as an array on the GPU.
+mx::array array_of(const std::vector<OperationRecord>& operations);
+
+// The angle that each pair of dimensions turns by from one token to the next,
+// float32 [dimensions / 2].
+mx::array frequencies_of(const Rope& rope);
+
+// A copy in memory of the GPU's own.
+mx::array on_device(const mx::array& x);
 
 }  // namespace mlxlm::kernels::cuda

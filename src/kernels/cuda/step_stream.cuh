@@ -68,8 +68,8 @@ __device__ inline void operation_sync() {
 }
 
 // Where one thread of each block waits until all are there; what their blocks
-// wrote before is then seen by reads past the first cache level (__ldcg). Nobody
-// asks for the count that it adds to: a question less on the way.
+// wrote before is then seen by reads past the first cache level (__ldcg).
+// Nobody asks for the count that it adds to: a question less on the way.
 struct GridBarrier {
   unsigned long long* count;  // of arrivals, only grows
   unsigned long long target;  // what it was when all were there the last time

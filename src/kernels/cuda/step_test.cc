@@ -82,8 +82,15 @@ class CudaStepTest : public testing::TestWithParam<Case> {
              .norm = &norm_,
              .head = &head_};
     for (const auto& layer : layers_) spec_.layers.push_back(step_of(c, layer));
-    for (int i = 0; i < 2; ++i) rows_.push_back({buffer(c), buffer(c)});
-    for (auto& each : rows_) mx::eval(each.keys, each.values);
+  }
+
+  static StepRow row_of(int position) {
+    StepRow row{.position = position};
+    for (int i = 0; i < 2; ++i) {
+      row.layers.push_back({buffer(GetParam()), buffer(GetParam())});
+      mx::eval(row.layers[i].keys, row.layers[i].values);
+    }
+    return row;
   }
 
   static mx::array buffer(const Case& c) {
@@ -215,12 +222,12 @@ class CudaStepTest : public testing::TestWithParam<Case> {
     return mx::expand_dims(value, 0);
   }
 
-  Expected expected(int token, int position) const {
+  Expected expected(int token, const StepRow& row) const {
     const Table& ops = reference_table();
     auto h = mx::multiply(embedded(token), mx::array(spec_.embedding_scale));
     Expected result{.logits = h};
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-      h = run_layer(ops, i, h, position, result);
+      h = run_layer(ops, i, h, row, result);
     }
     const Norm norm = wide(norm_);
     result.logits = ops.head(h, &norm, wide(head_));
@@ -230,8 +237,9 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   mx::array run_layer(const Table& ops,
                       std::size_t i,
                       const mx::array& h,
-                      int position,
+                      const StepRow& row,
                       Expected& result) const {
+    const int position = row.position;
     const auto& w = layers_[i];
     const auto& step = spec_.layers[i];
     const Norm norm = wide(w.attention_norm);
@@ -265,8 +273,8 @@ class CudaStepTest : public testing::TestWithParam<Case> {
                                    .softcap = step.softcap};
     if (w.sinks) parameters.sinks = wide(*w.sinks);
     auto out = ops.attention(queries,
-                             with(rows_[i].keys, key),
-                             with(rows_[i].values, value),
+                             with(row.layers[i].keys, key),
+                             with(row.layers[i].values, value),
                              parameters);
     out = mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {1, 1, -1});
     auto x =
@@ -330,6 +338,49 @@ class CudaStepTest : public testing::TestWithParam<Case> {
     return y;
   }
 
+  // Takes rows a token further; compares logits, and what the rows have.
+  // Returns how many rows that was, as a close choice of experts may go either
+  // way.
+  int step_and_compare(Step& step, const std::vector<StepRow>& rows) {
+    int num_compared = 0;
+    std::vector<int> tokens;
+    std::vector<Expected> wants;
+    for (const auto& row : rows) {
+      tokens.push_back(row.position * 7 % kVocabulary);
+      wants.push_back(expected(tokens.back(), row));
+      std::vector<mx::array> all = wants.back().keys;
+      all.insert(
+          all.end(), wants.back().values.begin(), wants.back().values.end());
+      all.push_back(wants.back().logits);
+      mx::eval(all);
+    }
+    const int count = static_cast<int>(rows.size());
+    auto logits = step(mx::array(tokens.data(), {1, count}), rows, {}).logits;
+    logits.eval();
+    for (int m = 0; m < count; ++m) {
+      const int position = rows[m].position;
+      const auto& want = wants[m];
+      if (want.gap < 0.01f) continue;
+      ++num_compared;
+      EXPECT_LT(error_of(mx::slice(logits, {0, m, 0}, {1, m + 1, kVocabulary}),
+                         want.logits),
+                0.06f)
+          << "row " << m << " at position " << position;
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        auto last = [&](const mx::array& buffer) {
+          return mx::slice(
+              buffer,
+              {0, 0, position, 0},
+              {1, spec_.num_kv_heads, position + 1, spec_.head_size});
+        };
+        EXPECT_LT(error_of(last(rows[m].layers[i].keys), want.keys[i]), 0.06f);
+        EXPECT_LT(error_of(last(rows[m].layers[i].values), want.values[i]),
+                  0.06f);
+      }
+    }
+    return num_compared;
+  }
+
   static float error_of(const mx::array& actual, const mx::array& expected) {
     EXPECT_EQ(actual.shape(), expected.shape());
     auto size = mx::sqrt(mx::mean(mx::square(expected)));
@@ -343,7 +394,6 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   Norm norm_ = norm(GetParam().size);
   std::vector<Weights> layers_;
   StepSpec spec_;
-  std::vector<StepBuffers> rows_;
 };
 
 INSTANTIATE_TEST_SUITE_P(
@@ -410,31 +460,29 @@ TEST_P(CudaStepTest, EqualsTheOperations) {
   ASSERT_EQ(step->dtype(), GetParam().dtype);
   int num_compared = 0;
   // In turn and out of turn.
+  auto row = row_of(0);
   for (int position : {0, 1, 15, 130, 131, 132, 700, 40}) {
-    const int token = position * 7 % kVocabulary;
-    auto want = expected(token, position);
-    std::vector<mx::array> all = want.keys;
-    all.insert(all.end(), want.values.begin(), want.values.end());
-    all.push_back(want.logits);
-    mx::eval(all);
-    if (want.gap < 0.01f) continue;
-    ++num_compared;
-    const StepRow row{position, rows_};
-    auto logits = (*step)(mx::array({token}, {1, 1}), {&row, 1}, {}).logits;
-    logits.eval();
-    EXPECT_LT(error_of(logits, want.logits), 0.06f) << "position " << position;
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      auto row_of = [&](const mx::array& buffer) {
-        return mx::slice(
-            buffer,
-            {0, 0, position, 0},
-            {1, spec_.num_kv_heads, position + 1, spec_.head_size});
-      };
-      EXPECT_LT(error_of(row_of(rows_[i].keys), want.keys[i]), 0.06f);
-      EXPECT_LT(error_of(row_of(rows_[i].values), want.values[i]), 0.06f);
-    }
+    row.position = position;
+    num_compared += step_and_compare(*step, {row});
   }
   EXPECT_GT(num_compared, 2);
+}
+
+TEST_P(CudaStepTest, RowsOfABatch) {
+  auto step = make_cuda_step(spec_);
+  ASSERT_NE(step, nullptr);
+  if (step->most_rows() == 1) GTEST_SKIP() << "takes one row";
+  std::vector<StepRow> rows;
+  for (int count : {2, 5, 8, 13, 32, 50, 128, 3}) {
+    while (rows.size() < static_cast<std::size_t>(count)) {
+      rows.push_back(row_of(static_cast<int>(rows.size()) * 97 % 740));
+    }
+    rows.resize(count);
+    SCOPED_TRACE(std::to_string(count) + " rows");
+    EXPECT_EQ(step_and_compare(*step, rows), count);
+    for (auto& row : rows) ++row.position;
+    EXPECT_EQ(step_and_compare(*step, rows), count);
+  }
 }
 
 }  // namespace

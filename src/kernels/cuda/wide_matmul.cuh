@@ -145,24 +145,39 @@ struct WideMatmul {
     const unsigned char* scales;  // or zeros
 
     __device__ void start(const Problem& p, int output_tile) {
-      const int lane = threadIdx.x % 32;
-      const size_t row_bytes = static_cast<size_t>(p.size) / 8 * BITS;
       int first;
       const int index = find(p, output_tile, first);
+      start(p.matrices[index],
+            p.matrices[GATED ? 1 : index],
+            GATED,
+            first,
+            p.size);
+    }
+
+    // This warp's rows: 16 of one matrix from `first` on, or eight of gate and
+    // of up each.
+    template <class Matrix>
+    __device__ void start(const Matrix& matrix,
+                          const Matrix& up,
+                          bool gated,
+                          int first,
+                          int size) {
+      const int lane = threadIdx.x % 32;
+      const size_t row_bytes = static_cast<size_t>(size) / 8 * BITS;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const auto& matrix = p.matrices[GATED ? i : index];
-        const int row = first + lane / 4 + (GATED ? 0 : i * 8);
-        words[i] = reinterpret_cast<const unsigned char*>(matrix.words) +
-                   min(row, matrix.num_rows - 1) * row_bytes + lane % 4 * 16;
+        const auto& own = i == 0 ? matrix : up;
+        const int row = first + lane / 4 + (gated ? 0 : i * 8);
+        words[i] = reinterpret_cast<const unsigned char*>(own.words) +
+                   min(row, own.num_rows - 1) * row_bytes + lane % 4 * 16;
       }
       // Lanes 2 i and 2 i + 1: those of row i of the warp.
-      const auto& matrix = p.matrices[GATED ? lane / 16 : index];
-      const int row = first + (GATED ? lane / 2 % 8 : lane / 2);
-      scales = reinterpret_cast<const unsigned char*>(
-                   lane % 2 == 0 ? matrix.scales : matrix.zeros) +
-               static_cast<size_t>(min(row, matrix.num_rows - 1)) *
-                   (p.size / GROUP) * 2;
+      const auto& own = lane / 16 == 0 ? matrix : up;
+      const int row = first + (gated ? lane / 2 % 8 : lane / 2);
+      scales =
+          reinterpret_cast<const unsigned char*>(lane % 2 == 0 ? own.scales
+                                                               : own.zeros) +
+          static_cast<size_t>(min(row, own.num_rows - 1)) * (size / GROUP) * 2;
     }
 
     __device__ void copy(Stage& to, int stage) const {
@@ -313,7 +328,6 @@ struct WideMatmul {
                                  const Tiling& tiling,
                                  Shared& shared,
                                  const Use& use) {
-    // 96 are a thread's at the start.
     // 96 are a thread's at the start.
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
     Stream stream(p, tiling);
