@@ -15,6 +15,7 @@ extern const char* const k_wide_matmul;
 extern const char* const k_wide_output;
 extern const char* const k_step_stream;
 extern const char* const k_step_input;
+extern const char* const k_step_sources;
 extern const char* const k_step_linear;
 extern const char* const k_step_attention;
 extern const char* const k_step_experts;

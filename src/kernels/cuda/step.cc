@@ -129,9 +129,9 @@ class CudaStep : public Step {
   Launch start(const StepSpec& spec,
                const StepProgram& program,
                int num_stages) {
-    static const std::string kText = std::string(k_async) + k_step_stream +
-                                     k_step_input + k_step_linear +
-                                     k_step_attention + k_step_experts + k_step;
+    static const std::string kText =
+        std::string(k_async) + k_step_stream + k_step_input + k_step_sources +
+        k_step_linear + k_step_attention + k_step_experts + k_step;
     const int blocks = device_limits().num_processors;
     const int size = columns_of(*spec.embedding);
     const int heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;

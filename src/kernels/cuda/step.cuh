@@ -127,7 +127,7 @@ struct Step {
         choice.advance<1>();
       }
       if (has_weights(op)) {
-        Linear::template stream<Ring, COUNT>(
+        Linear::Sources::template stream<Ring, COUNT>(
             op, shared.router.choice, shared.ring, place);
       }
       next.finish(&shared.loaded[(i + 1) % 2], thread);
@@ -368,7 +368,7 @@ struct Step {
     const bool adds = op.output == kOutputState;
     auto place_of = [&](int tile, int& n) {
       int first_row;
-      const auto& matrix = Linear::find(op, tile, first_row);
+      const auto& matrix = Linear::Sources::find(op, tile, first_row);
       n = first_row + threadIdx.x % 16;
       return &matrix;
     };

@@ -182,9 +182,9 @@ int WideStep::shared_bytes(int row_tile) const {
 
 Launch WideStep::call(int num_rows) const {
   static const std::string kText =
-      std::string(k_async) + k_step_stream + k_step_input + k_step_linear +
-      k_step_attention + k_wgmma + k_wide_input + k_wide_matmul +
-      k_wide_output + k_wide_step_results + k_wide_step;
+      std::string(k_async) + k_step_stream + k_step_input + k_step_sources +
+      k_step_linear + k_step_attention + k_wgmma + k_wide_input +
+      k_wide_matmul + k_wide_output + k_wide_step_results + k_wide_step;
   int row_tile = 8;
   while (row_tile < num_rows) row_tile *= 2;
   const int blocks = device_limits().num_processors;
