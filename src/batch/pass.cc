@@ -31,6 +31,32 @@ mx::array embeddings_of(Model& model, const Row& row, int count) {
   return model.embed(mx::reshape(tokens_of(row, count), {1, count}));
 }
 
+// The next tokens of all, where they were drawn as one array: joining copies
+// them row by row.
+std::optional<mx::array> drawn_together(const std::vector<PassPart>& parts) {
+  const auto& all = parts[0].row->drawn_with;
+  if (!all || all->size() != parts.size()) return std::nullopt;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Row& row = *parts[i].row;
+    if (row.reading() || !row.drawn || !row.drawn_with ||
+        row.drawn_with->id() != all->id() ||
+        row.drawn_at != static_cast<int>(i)) {
+      return std::nullopt;
+    }
+  }
+  return all;
+}
+
+// The next tokens of all, [L] int32.
+mx::array tokens_of(const std::vector<PassPart>& parts) {
+  if (auto all = drawn_together(parts)) return *all;
+  std::vector<mx::array> tokens;
+  for (const auto& part : parts) {
+    tokens.push_back(tokens_of(*part.row, part.num_tokens));
+  }
+  return join_tokens(std::move(tokens), 0);
+}
+
 bool has_embeddings(const PassPart& part) {
   return part.row->reading() && part.row->to_read.embeddings.has_value();
 }
@@ -45,11 +71,9 @@ mx::array forward(Model& model,
                   const std::vector<int>& positions) {
   std::vector<const PromptCache*> caches;
   std::vector<int> counts;
-  std::vector<mx::array> tokens;
   for (const auto& part : parts) {
     caches.push_back(part.row->cache);
     counts.push_back(part.num_tokens);
-    tokens.push_back(tokens_of(*part.row, part.num_tokens));
   }
   std::optional<mx::array> embeddings;
   if (std::ranges::any_of(parts, has_embeddings)) {
@@ -59,7 +83,7 @@ mx::array forward(Model& model,
     }
     embeddings = join_tokens(std::move(inputs), 1);
   }
-  auto all = mx::expand_dims(join_tokens(std::move(tokens), 0), 0);
+  const auto all = mx::expand_dims(tokens_of(parts), 0);
   const auto layers = join_rows(caches, counts);
   if (std::ranges::none_of(parts, wants_states)) {
     return model.forward_at(positions, all, layers, embeddings);
@@ -96,8 +120,10 @@ std::vector<std::size_t> draw_together(const std::vector<Row*>& rows,
   auto each_tokens = mx::split(tokens, static_cast<int>(plain.size()), 0);
   auto each_logprobs = mx::split(logprobs, static_cast<int>(plain.size()), 0);
   for (std::size_t i = 0; i < plain.size(); ++i) {
-    rows[plain[i]]->drawn =
-        Sampled{each_tokens[i], mx::squeeze(each_logprobs[i], 0)};
+    Row& row = *rows[plain[i]];
+    row.drawn = Sampled{each_tokens[i], mx::squeeze(each_logprobs[i], 0)};
+    row.drawn_with = tokens;
+    row.drawn_at = static_cast<int>(i);
   }
   return others;
 }
@@ -108,6 +134,7 @@ std::vector<RowFailure> draw(const std::vector<Row*>& rows,
   for (std::size_t i : draw_together(rows, logits)) {
     Row& row = *rows[i];
     const int at = static_cast<int>(i);
+    row.drawn_with.reset();
     try {
       row.drawn = row.sampling.draw(
           mx::slice(logits, {at, 0}, {at + 1, logits.shape(1)}));

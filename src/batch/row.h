@@ -165,6 +165,10 @@ struct Row {
   std::optional<PrefixAccess> prefixes;  // none: no store
   std::unique_ptr<RowDrafts> drafts;     // null: none are made
   std::optional<Sampled> drawn;  // by the pass under way, not yet given out
+  // Where that was one operation for several rows: the tokens of all, and which
+  // of them it is.
+  std::optional<mx::array> drawn_with;
+  int drawn_at = 0;
   std::vector<int> given;        // tokens given out
   int num_given_before = 0;      // of them, those in to_read
   // What memory is reserved for, and what it would need alone at its end.
