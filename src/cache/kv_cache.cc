@@ -53,7 +53,7 @@ bool KVCache::make_room_in_place() {
   if (rows_.empty() || rows_.keys.format().quantized() || !rows_.sole()) {
     return false;
   }
-  rows_.reserve(rows_, 1, offset_);
+  if (rows_.count() <= offset_) rows_.reserve(rows_, 1, offset_);
   return true;
 }
 

@@ -77,7 +77,7 @@ class CudaStep : public Step {
     Launch call =
         rows.size() == 1 ? call_ : wide_->call(static_cast<int>(rows.size()));
     call.inputs.insert(call.inputs.end(),
-                       {{"token", tokens},
+                       {{"token", kept_from_host(tokens)},
                         {"position", positions_of(rows)},
                         {"order", last_step()},
                         {"tables", tables}});
@@ -99,6 +99,14 @@ class CudaStep : public Step {
   static mx::array& last_step() {
     static mx::array last = mx::array({0});
     return last;
+  }
+
+  // [16, N], as often, in memory that the CPU never reads: a page that it
+  // reads, as those of tokens, moves to it, and back while the kernel waits.
+  static mx::array kept_from_host(const mx::array& tokens) {
+    const int count = static_cast<int>(tokens.size());
+    return mx::contiguous(mx::broadcast_to(mx::reshape(tokens, {1, count}),
+                                           {kPositionCopies, count}));
   }
 
   // int32 [N]; those that the last step left on the GPU where they follow.
@@ -149,7 +157,7 @@ class CudaStep : public Step {
         .output_names =
             {"logits", "next", "state", "heads", "answers", "hidden"},
         .output_shapes = {{1, 1, vocabulary},
-                          {1},
+                          {kPositionCopies, 1},
                           {size},
                           {heads},
                           {spec.num_heads * shares, spec.head_size + 8},

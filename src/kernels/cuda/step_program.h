@@ -14,6 +14,10 @@ enum Kind { kEmbed, kLinear, kGated, kAttention, kRoute };
 enum Input { kInputState, kInputAttention, kInputHidden, kInputKept };
 enum Output { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
 
+// Steps' tokens and positions lie in arrays so many times as large as they
+// need: MLX puts small ones into pages that it shares with the CPU.
+inline constexpr int kPositionCopies = 16;
+
 // How the kernel reads matrices: weights of 4 or 8 bits in groups that have a
 // scale, or 16, for those that aren't quantized.
 struct StepFormat {
