@@ -4,7 +4,7 @@
 
 #include <mlx/mlx.h>
 
-#include "kernels/mlx_compat/gpu_address.h"
+#include "kernels/mlx_compat/gpu_memory.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {

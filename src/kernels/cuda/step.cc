@@ -17,6 +17,7 @@
 #include "kernels/cuda/sources.h"
 #include "kernels/cuda/step_program.h"
 #include "kernels/cuda/wide_step.h"
+#include "kernels/mlx_compat/gpu_memory.h"
 #include "kernels/tables.h"
 
 namespace mlxlm::kernels {
@@ -86,7 +87,7 @@ class CudaStep : public Step {
     last_step() = made[1];
     // MLX doesn't know of the buffers otherwise, and may give their memory away
     // while the kernel still runs.
-    return {mx::depends({made[0]}, buffers_of(rows))[0], made[1]};
+    return {mx::depends({made[0]}, {holder_of(buffers_of(rows))})[0], made[1]};
   }
 
  private:
