@@ -169,8 +169,8 @@ struct Row {
   // of them it is.
   std::optional<mx::array> drawn_with;
   int drawn_at = 0;
-  std::vector<int> given;        // tokens given out
-  int num_given_before = 0;      // of them, those in to_read
+  std::vector<int> given;    // tokens given out
+  int num_given_before = 0;  // of them, those in to_read
   // What memory is reserved for, and what it would need alone at its end.
   std::int64_t reserved_tokens = 0;
   std::uint64_t alone_bytes = 0;

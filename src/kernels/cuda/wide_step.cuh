@@ -253,15 +253,12 @@ struct WideStep {
         if (stream.outstanding == before) break;
       }
       const Operation& op = shared.records[i % kRecords];
-      MLXLM_WIDE_TRACE(i, 0);
       if (i == 0) {
         embed(a, op, shared);
       } else {
-        multiply(a, op, i, shared, stream, place, limit);
+        multiply(a, op, shared, stream, place, limit);
       }
-      MLXLM_WIDE_TRACE(i, 3);
       if (op.output == kOutputHeads) attend(a, op, shared);
-      MLXLM_WIDE_TRACE(i, 4);
       if (i + 1 == a.num_operations) break;
       grid_sync(shared, [&](int thread) {
         // The record that the stream may go on to.
@@ -270,7 +267,6 @@ struct WideStep {
             records[static_cast<size_t>(limit) * kWords + thread];
       });
       if (threadIdx.x == 0) shared.ready = i + 1;
-      MLXLM_WIDE_TRACE(i, 5);
     }
   }
 
@@ -289,7 +285,6 @@ struct WideStep {
 
   static __device__ void multiply(const Arguments& a,
                                   const Operation& op,
-                                  int i,
                                   Shared& shared,
                                   Stream& stream,
                                   Place& place,
@@ -307,10 +302,8 @@ struct WideStep {
         Results::use_whole(a, op, walk.tile, sums, shared.results);
       }
     }
-    MLXLM_WIDE_TRACE(i, 1);
     if (op.num_slots == 0) return;
     grid_sync(shared);
-    MLXLM_WIDE_TRACE(i, 2);
     Results::each_unit(a, op.num_tiles, [&](int tile, int j) {
       Results::join_and_use(a, op, tile, j, shared.results);
     });

@@ -37,24 +37,7 @@ struct WideStepArguments {
   float* heads;   // [rows, (H + 2 Hkv) D]
   T* answers;     // of attention's shares: see StagedInput::Shares
   float* angles;  // [rows, rotated]: cosines, sines
-#ifdef MLXLM_STEP_TRACE
-  long long* trace;  // [blocks][operations][6]: nanoseconds
-#endif
 };
-
-#ifdef MLXLM_STEP_TRACE
-#define MLXLM_WIDE_TRACE(i, what) wide_trace(a, i, what)
-template <class T>
-__device__ void wide_trace(const WideStepArguments<T>& a, int i, int what) {
-  if (threadIdx.x != 0) return;
-  long long now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  a.trace[(static_cast<size_t>(blockIdx.x) * a.num_operations + i) * 6 + what] =
-      now;
-}
-#else
-#define MLXLM_WIDE_TRACE(i, what)
-#endif
 
 // Of the computing warps.
 __device__ inline void wide_sync() {
