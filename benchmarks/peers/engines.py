@@ -52,14 +52,16 @@ def llama_bench(program, model, shape, options=()):
             for row in rows}
 
 
-def llama_batched_bench(program, model, shape):
+def llama_batched_bench(program, model, shape, options=()):
     context = shape.batch * (shape.prompt + shape.generate)
     text = output([program, "-m", model, "-t", threads(), "-c", context,
                    "-npp", shape.prompt, "-ntg", shape.generate,
-                   "-npl", shape.batch, "--output-format", "jsonl"])
-    row = json.loads(next(line for line in text.splitlines()
-                          if line.startswith("{")))
-    return {"prefill": row["speed_pp"], "decode": row["speed_tg"]}
+                   "-npl", shape.batch, *options])
+    # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | ...
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in text.splitlines() if line.startswith("|")]
+    row = next(row for row in rows if row[0] == str(shape.prompt))
+    return {"prefill": float(row[5]), "decode": float(row[7])}
 
 
 def mlx_lm(program, mode, model, shape):
@@ -105,6 +107,6 @@ def mlx_lm_start(program, model):
                   "--ignore-chat-template", "--max-tokens", 1])
 
 
-def llama_start(program, model):
-    return start([program, "-m", model, "-p", "Hello", "-n", 1, "-no-cnv",
-                  "--no-warmup", "-t", threads()])
+def llama_start(program, model, options):
+    return start([program, "-m", model, "-p", "Hello", "-n", 1, "--no-warmup",
+                  "-t", threads(), *options])
