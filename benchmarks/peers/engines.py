@@ -33,9 +33,9 @@ def threads():
     return len(os.sched_getaffinity(0))
 
 
-def output(command):
+def output(command, messages=subprocess.DEVNULL):
     done = subprocess.run([str(part) for part in command], check=True, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=messages,
                           stdin=subprocess.DEVNULL)
     return done.stdout
 
@@ -56,7 +56,8 @@ def llama_batched_bench(program, model, shape, options=()):
     context = shape.batch * (shape.prompt + shape.generate)
     text = output([program, "-m", model, "-t", threads(), "-c", context,
                    "-npp", shape.prompt, "-ntg", shape.generate,
-                   "-npl", shape.batch, *options])
+                   "-npl", shape.batch, *options],
+                  messages=subprocess.STDOUT)  # ik_llama.cpp's table
     # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | ...
     rows = [[cell.strip() for cell in line.strip("|").split("|")]
             for line in text.splitlines() if line.startswith("|")]
