@@ -164,15 +164,18 @@ static void open_part(const PanelMatrix& w,
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
   const int words_per_group = w.group_size / Element<kFormat>::kPerWord;
   const std::byte* p = w.data + panel * w.panel_bytes;
+  const std::byte* scales_at = p + part * kLanes * scale_bytes;
+  p += w.scale_bytes();
   auto put = [&](auto vector) {
     std::memcpy(out, &vector, sizeof(vector));
     out += kLanes;
   };
   for (int c = 0; c < w.num_columns; c += w.group_size) {
-    const GroupScales<kFormat> scales(w, p + part * kLanes * scale_bytes);
+    const GroupScales<kFormat> scales(w, scales_at);
+    prefetch(scales_at + kAheadBytes);
+    scales_at += w.group_scale_bytes();
     put(scales.scale);
     if (w.has_zeros) put(scales.offset);
-    p += w.scales_per_group() * scale_bytes;
     for (int i = 0; i < words_per_group; ++i, p += kPanelRows * 4) {
       prefetch(p + kAheadBytes);
       take_apart<kFormat, kPairs>(load_words(p + part * kLanes * 4),
@@ -242,6 +245,8 @@ static void integer_part(const PanelMatrix& w,
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
   const int words_per_group = w.group_size / E::kPerWord;
   const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
+  const std::byte* scales_at = p + part * kLanes * scale_bytes;
+  if constexpr (!kOpened) p += w.scale_bytes();
   const std::uint32_t* quad = x.quads;
   const float* step = x.steps;
   const int together = step_columns(kPlanes, w.group_size);
@@ -260,11 +265,11 @@ static void integer_part(const PanelMatrix& w,
           p += sizeof(Floats);
         }
       } else {
-        const GroupScales<kFormat> scales(w, p + part * kLanes * scale_bytes);
+        const GroupScales<kFormat> scales(w, scales_at);
         scale = scales.scale;
         offset = scales.offset;
-        prefetch(p + kAheadBytes);
-        p += w.scales_per_group() * scale_bytes;
+        prefetch(scales_at + kAheadBytes);
+        scales_at += w.group_scale_bytes();
       }
       GroupSums<E::kBits, kRows, kPlanes> sums(x.starts + g);
       auto add_words = [&]() __attribute__((always_inline)) {

@@ -17,10 +17,11 @@ enum class ElementFormat : std::uint8_t { u2, u4, u8, bf16, f16, f32 };
 enum class ScaleFormat : std::uint8_t { f32, f16, bf16 };
 
 // A matrix [num_rows, num_columns] in panels of kPanelRows rows, the last one
-// filled up with zeros. Integer formats, per panel and group of columns: 16
-// scales, 16 zeros where has_zeros, then words of 32 bits, each with the
-// elements of one row in consecutive columns (see element_bit()), 16 rows side
-// by side. Other formats, per panel and column: 16 elements.
+// filled up with zeros. Integer formats, per panel: for each group of columns
+// 16 scales, and 16 zeros where has_zeros; from the next line on words of 32
+// bits, each with the elements of one row in consecutive columns (see
+// element_bit()), 16 rows side by side. Other formats, per panel and column: 16
+// elements.
 struct PanelMatrix {
   const std::byte* data = nullptr;
   int num_rows = 0;
@@ -34,7 +35,14 @@ struct PanelMatrix {
   std::size_t panel_bytes = 0;
 
   int num_panels() const { return (num_rows + kPanelRows - 1) / kPanelRows; }
-  int scales_per_group() const { return (has_zeros ? 2 : 1) * kPanelRows; }
+  // Of one panel: of a group's scales and zeros, and of all, in whole lines.
+  std::size_t group_scale_bytes() const {
+    const int size = scale_format == ScaleFormat::f32 ? 4 : 2;
+    return static_cast<std::size_t>(has_zeros ? 2 : 1) * kPanelRows * size;
+  }
+  std::size_t scale_bytes() const {
+    return (num_columns / group_size * group_scale_bytes() + 63) / 64 * 64;
+  }
 };
 
 // Bits of an integer element's place.

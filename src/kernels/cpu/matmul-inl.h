@@ -141,15 +141,18 @@ static inline __attribute__((always_inline)) void matmul_part(
   if constexpr (is_integer(kFormat)) {
     const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
     const int words_per_group = w.group_size / E::kPerWord;
+    const std::byte* scales_at = p[0] + part * kLanes * scale_bytes;
+    unroll<kPanels>([&]<int i>() { p[i] += w.scale_bytes(); });
     for (int c = 0; c < w.num_columns; c += w.group_size) {
       Floats scale[kPanels];
       Floats zero[kPanels];
       unroll<kPanels>([&]<int i>() {
-        const ElementScales scales(w, p[i] + part * kLanes * scale_bytes);
+        const ElementScales scales(w, scales_at + i * w.panel_bytes);
+        if (kPanels > 1) prefetch(scales_at + i * w.panel_bytes + ahead);
         scale[i] = scales.scale;
         zero[i] = scales.zero;
-        p[i] += w.scales_per_group() * scale_bytes;
       });
+      scales_at += w.group_scale_bytes();
       for (int j = 0; j < words_per_group; ++j) {
         Words words[kPanels];
         unroll<kPanels>([&]<int i>() {

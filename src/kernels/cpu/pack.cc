@@ -45,8 +45,7 @@ std::size_t panel_bytes(const PanelMatrix& m) {
   std::size_t elements = static_cast<std::size_t>(kPanelRows) * m.num_columns;
   std::size_t bytes = elements * storage_bits(m.format) / 8;
   if (m.format <= ElementFormat::u8) {
-    bytes += static_cast<std::size_t>(m.num_columns / m.group_size) *
-             m.scales_per_group() * scale_bytes(m.scale_format);
+    bytes += m.scale_bytes();
   }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
@@ -309,9 +308,7 @@ void fill_integer_panel(const PanelMatrix& m,
   const int rows = std::min(kPanelRows, m.num_rows - panel * kPanelRows);
   const int per_word = 32 / storage_bits(m.format);
   const std::size_t size = scale_bytes(m.scale_format);
-  const int group_words = m.group_size / per_word;
-  const std::size_t scales_size = m.scales_per_group() * size;
-  const std::size_t step = scales_size + kPanelRows * group_words * 4;
+  const std::size_t step = m.group_scale_bytes();
   const std::size_t row_bytes =
       static_cast<std::size_t>(m.num_columns) * source.bits / 8;
   std::vector<std::uint32_t> words(m.num_columns / per_word);
@@ -323,11 +320,10 @@ void fill_integer_panel(const PanelMatrix& m,
     }
     read_words(
         m, source.bits, bytes_of(source.weight) + row * row_bytes, words);
-    std::byte* to = out + scales_size + r * 4;
-    for (std::size_t i = 0; i < words.size(); i += group_words, to += step) {
-      for (int w = 0; w < group_words; ++w) {
-        std::memcpy(to + w * kPanelRows * 4, &words[i + w], 4);
-      }
+    std::byte* to = out + m.scale_bytes() + r * 4;
+    for (const std::uint32_t& word : words) {
+      std::memcpy(to, &word, 4);
+      to += kPanelRows * 4;
     }
   }
 }

@@ -25,7 +25,7 @@ int float_bytes(const PanelMatrix& m) {
 }
 
 // Where a row's part of an integer panel begins: scales and zeros of `group`,
-// then words.
+// and its words.
 struct Group {
   const std::byte* scale;
   const std::byte* zero;  // null where the matrix has none
@@ -36,11 +36,10 @@ struct Group {
     const std::size_t words_size = static_cast<std::size_t>(m.group_size) *
                                    element_bits(m.format) / 8 * kPanelRows;
     const int lane = row % kPanelRows;
-    const std::byte* start = m.data + row / kPanelRows * m.panel_bytes +
-                             group * (m.scales_per_group() * size + words_size);
-    scale = start + lane * size;
+    const std::byte* panel = m.data + row / kPanelRows * m.panel_bytes;
+    scale = panel + group * m.group_scale_bytes() + lane * size;
     zero = m.has_zeros ? scale + kPanelRows * size : nullptr;
-    words = start + m.scales_per_group() * size + lane * 4;
+    words = panel + m.scale_bytes() + group * words_size + lane * 4;
   }
 
   // Element c of the group.
