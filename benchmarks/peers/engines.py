@@ -4,6 +4,7 @@ tokens/s, or seconds and bytes."""
 import json
 import os
 import subprocess
+import tempfile
 import time
 
 # Reads the model, warms up, and prints prefill and decode speed.
@@ -33,10 +34,10 @@ def threads():
     return len(os.sched_getaffinity(0))
 
 
-def output(command, messages=subprocess.DEVNULL):
+def output(command, messages=subprocess.DEVNULL, folder=None):
     done = subprocess.run([str(part) for part in command], check=True, text=True,
                           stdout=subprocess.PIPE, stderr=messages,
-                          stdin=subprocess.DEVNULL)
+                          stdin=subprocess.DEVNULL, cwd=folder)
     return done.stdout
 
 
@@ -54,10 +55,12 @@ def llama_bench(program, model, shape, options=()):
 
 def llama_batched_bench(program, model, shape, options=()):
     context = shape.batch * (shape.prompt + shape.generate)
-    text = output([program, "-m", model, "-t", threads(), "-c", context,
-                   "-npp", shape.prompt, "-ntg", shape.generate,
-                   "-npl", shape.batch, *options],
-                  messages=subprocess.STDOUT)  # ik_llama.cpp's table
+    with tempfile.TemporaryDirectory() as folder:  # it leaves a log there
+        text = output([program, "-m", model, "-t", threads(), "-c", context,
+                       "-npp", shape.prompt, "-ntg", shape.generate,
+                       "-npl", shape.batch, *options],
+                      messages=subprocess.STDOUT,  # ik_llama.cpp's table
+                      folder=folder)
     # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | ...
     rows = [[cell.strip() for cell in line.strip("|").split("|")]
             for line in text.splitlines() if line.startswith("|")]

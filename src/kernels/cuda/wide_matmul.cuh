@@ -15,6 +15,7 @@ namespace mlxlm {
 
 constexpr int kWideThreads = 512;  // that compute; one more loads x
 constexpr int kWideBlockThreads = kWideThreads + 128;
+constexpr int kWideOutputs = 256;  // of a tile
 constexpr int kWideStage = 256;  // columns of weights that are loaded together
 constexpr int kWideSlab = 64;    // columns of x, likewise
 
@@ -30,11 +31,35 @@ struct WideProblem {
   float* parts;   // [blocks][num_slots][256 * N]
 };
 
+// Which matrix a tile's outputs are of, and the first of those of this warp. A
+// warp's 16 rows are 16 outputs or 8 of gate and of up.
+template <class Matrix>
+__device__ int wide_find(const Matrix* matrices,
+                         int num_matrices,
+                         bool gated,
+                         int tile,
+                         int& first) {
+  constexpr int kOutputs = kWideOutputs;
+  const int warp = threadIdx.x / 32;
+  if (gated) {
+    first = tile * (kOutputs / 2) + warp * 8;
+    return 0;
+  }
+  int i = 0;
+  first = tile * kOutputs;
+  while (i + 1 < num_matrices && first >= matrices[i].num_rows) {
+    first -= (matrices[i].num_rows + kOutputs - 1) / kOutputs * kOutputs;
+    ++i;
+  }
+  first += warp * 16;
+  return i;
+}
+
 template <class T, int BITS, int GROUP, int N, bool GATED>
 struct WideMatmul {
   using Problem = WideProblem<T>;
   using Columns = WideColumns<BITS>;
-  static constexpr int kOutputs = 256;
+  static constexpr int kOutputs = kWideOutputs;
   // As many as shared memory holds.
   static constexpr int kStages = BITS == 8 ? 2 : N > 64 ? 3 : 4;
   static constexpr int kSlabs = N > 64 ? (BITS == 8 ? 4 : 6) : N > 32 ? 8 : 16;
@@ -121,22 +146,8 @@ struct WideMatmul {
     int unit_ = 0, last_ = -1;
   };
 
-  // Which matrix a tile's outputs are of, and the first of those of this warp.
-  // A warp's 16 rows are 16 outputs or 8 of gate and of up.
   static __device__ int find(const Problem& p, int output_tile, int& first) {
-    const int warp = threadIdx.x / 32;
-    if (GATED) {
-      first = output_tile * (kOutputs / 2) + warp * 8;
-      return 0;
-    }
-    int i = 0;
-    first = output_tile * kOutputs;
-    while (i + 1 < p.num_matrices && first >= p.matrices[i].num_rows) {
-      first -= (p.matrices[i].num_rows + kOutputs - 1) / kOutputs * kOutputs;
-      ++i;
-    }
-    first += warp * 16;
-    return i;
+    return wide_find(p.matrices, p.num_matrices, GATED, output_tile, first);
   }
 
   // Where a thread's weights of a tile come from.

@@ -52,7 +52,7 @@ struct WideStepResults {
   using Arguments = WideStepArguments<T>;
   using Operation = StepOperation<T>;
   using Columns = WideColumns<BITS>;
-  static constexpr int kOutputs = 256;
+  static constexpr int kOutputs = kWideOutputs;
   static constexpr int kPart = kOutputs * N / 4;  // float4s
   static constexpr int kWarps = kWideThreads / 32;
 
@@ -69,21 +69,9 @@ struct WideStepResults {
     return units * min(block, blocks) / blocks;
   }
 
-  // Which matrix a tile's outputs are of, and the first of those of this warp.
   static __device__ int find(const Operation& op, int tile, int& first) {
-    const int warp = threadIdx.x / 32;
-    if (op.kind == kStepGated) {
-      first = tile * (kOutputs / 2) + warp * 8;
-      return 0;
-    }
-    int i = 0;
-    first = tile * kOutputs;
-    while (i + 1 < op.num_matrices && first >= op.matrices[i].num_rows) {
-      first -= (op.matrices[i].num_rows + kOutputs - 1) / kOutputs * kOutputs;
-      ++i;
-    }
-    first += warp * 16;
-    return i;
+    return wide_find(
+        op.matrices, op.num_matrices, op.kind == kStepGated, tile, first);
   }
 
   // Calls use(tile, j) for this block's part of tiles by eight rows.
