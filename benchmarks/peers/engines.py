@@ -94,15 +94,17 @@ def openvino(python, model, shape):
 
 def start(command):
     """A process that answers with one token: seconds, and the most memory."""
-    begin = time.monotonic()
-    child = subprocess.Popen([str(part) for part in command],
-                             stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL,
-                             stdin=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
+    command = [os.path.abspath(command[0]), *map(str, command[1:])]
+    with tempfile.TemporaryDirectory() as folder:  # some leave a log there
+        begin = time.monotonic()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL,
+                                 stdin=subprocess.DEVNULL, cwd=folder)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - begin
     if status != 0:
         raise subprocess.CalledProcessError(status, command)
-    return {"seconds": time.monotonic() - begin,
+    return {"seconds": seconds,
             "MB": usage.ru_maxrss * 1024 / 1e6}
 
 
