@@ -75,14 +75,18 @@ class CudaStep : public Step {
                      std::span<const mx::array> after) override {
     std::lock_guard lock(order_mutex());
     const auto tables = tables_.of(rows, after);
+    std::vector<int> positions;
+    for (const auto& row : rows) positions.push_back(row.position);
     Launch call =
         rows.size() == 1 ? call_ : wide_->call(static_cast<int>(rows.size()));
     call.inputs.insert(call.inputs.end(),
                        {{"token", kept_from_host(tokens)},
-                        {"position", positions_of(rows)},
+                        {"position", on_gpu(positions)},
                         {"order", last_step()},
                         {"tables", tables}});
     auto made = launch(call);
+    for (int& each : positions) ++each;
+    positions_of_next_ = std::move(positions);
     next_positions_ = made[1];
     last_step() = made[1];
     // MLX doesn't know of the buffers otherwise, and may give their memory away
@@ -111,13 +115,10 @@ class CudaStep : public Step {
   }
 
   // int32 [N]; those that the last step left on the GPU where they follow.
-  mx::array positions_of(std::span<const StepRow> rows) {
-    std::vector<int> positions;
-    for (const auto& row : rows) positions.push_back(row.position);
-    const bool follow = next_positions_ && positions == positions_of_next_;
-    positions_of_next_.clear();
-    for (int each : positions) positions_of_next_.push_back(each + 1);
-    if (follow) return *next_positions_;
+  mx::array on_gpu(const std::vector<int>& positions) const {
+    if (next_positions_ && positions == positions_of_next_) {
+      return *next_positions_;
+    }
     return mx::array(
         positions.data(), {static_cast<int>(positions.size())}, mx::int32);
   }

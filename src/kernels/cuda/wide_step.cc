@@ -82,7 +82,6 @@ std::string body() {
   a.num_heads = HEADS;
   a.num_kv_heads = KV_HEADS;
   a.most_shares = most_shares;
-  a.size = SIZE;
   a.vocabulary_size = VOCABULARY;
   a.logits = logits;
   a.barrier = const_cast<unsigned long long*>(barrier);
@@ -238,7 +237,6 @@ Launch WideStep::call(int num_rows) const {
                         {"KV_HEADS", num_kv_heads_},
                         {"LAYERS", num_layers_},
                         {"NUM_OPERATIONS", num_operations_},
-                        {"SIZE", size_},
                         {"VOCABULARY", vocabulary_},
                         {"SHARED_BYTES", shared_bytes(row_tile)}},
           .blocks_x = blocks,

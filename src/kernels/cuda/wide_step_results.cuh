@@ -24,7 +24,6 @@ struct WideStepArguments {
   int num_heads;
   int num_kv_heads;
   int most_shares;  // of a row's keys
-  int size;         // of the state
   int vocabulary_size;
   float* logits;  // [rows, V]
   unsigned long long* barrier;
