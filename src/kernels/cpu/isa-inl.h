@@ -8,6 +8,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul-inl.h"
 #include "kernels/cpu/recurrence-inl.h"
+#include "kernels/cpu/rounding-inl.h"
 
 namespace mlxlm::kernels::cpu {
 namespace MLXLM_ISA {
