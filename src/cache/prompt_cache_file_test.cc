@@ -389,6 +389,14 @@ TEST(PromptCacheFile, RefusesHostileValues) {
         t.insert_or_assign("1.2", number(1000));
       },
       good);
+  // Fewer tokens than rows, where no row can be spare.
+  expect_refused(
+      "doesn't fit",
+      [&](Tensors& t, Entries&) {
+        t.insert_or_assign("1.2", number(2));
+        t.insert_or_assign("1.5", number(2));
+      },
+      good);
   refused("group size is 48", "2.3", number(48));
   refused("number of bits is 1", "2.4", number(1));
   refused("don't fit 8 bits", "2.4", number(8));

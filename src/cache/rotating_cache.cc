@@ -309,10 +309,12 @@ void RotatingKVCache::set_state(const CacheState& state) {
   content.keep = reader.integer(3, 0, content.max_size - 1);
   content.offset = reader.integer(2, 0, content.rows.empty() ? 0 : INT_MAX / 2);
   content.index = reader.integer(5, 0, held_tokens);
-  // Nothing overwritten yet: the next place is the number of tokens. Later
-  // all rows, max_size or more, are in use and the place lies behind the kept
-  // ones.
-  bool in_order = content.index == content.offset;
+  // Nothing overwritten yet: the next place is the number of tokens, and room
+  // behind it is never made past max_size. Later all rows, max_size or more,
+  // are in use and the place lies behind the kept ones.
+  bool in_order = content.index == content.offset &&
+                  (content.index == held_tokens ||
+                   held_tokens <= content.max_size);
   bool full = content.offset >= held_tokens &&
               held_tokens >= content.max_size &&
               (content.index == held_tokens || content.index >= content.keep);
