@@ -61,7 +61,8 @@ static void transpose_keys(const AttentionTask& t,
 }
 
 // scores[i, j] of kFew rows with a block of keys where they lie: each key is
-// read once.
+// read once. Asks for the block's values, which come next, and the next block's
+// keys.
 template <int kFew>
 static void few_scores(const AttentionTask& t,
                        const float* rows,
@@ -73,6 +74,8 @@ static void few_scores(const AttentionTask& t,
     Floats sum[kFew] = {};
     for_each_vector(t.head_size, [&](int d, int size) {
       const Floats k = load_some(key + d, size);
+      prefetch(key + kKeyBlock * t.key_stride + d);
+      prefetch(t.v + (first + j) * t.value_stride + d);
       unroll<kFew>([&]<int i>() {
         sum[i] = multiply_add(
             k, load_some(rows + i * t.head_size + d, size), sum[i]);

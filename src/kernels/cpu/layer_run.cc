@@ -85,6 +85,7 @@ void norm_heads_of(const BoundHeads& layer,
     products.push_back({&matrix, heads[i].weights->bias(), to});
     if (!in_place) y += floats_of(heads[i]);
   }
+  if (count < kManyRows) project_later(layer.after);
   project(x, count, size, products);
   for (std::size_t i = 0; i < heads.size(); ++i) {
     const auto& head = heads[i];
@@ -146,6 +147,14 @@ void finish_row(const std::optional<BoundNorm>& norm,
   isa_kernels().scale_add(residual, size, scale, y);
 }
 
+void later(std::span<const Product> products) {
+  const PanelMatrix* matrices[2] = {};
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    matrices[i] = products[i].matrix;
+  }
+  project_later({matrices, products.size()});
+}
+
 // Rows [first, first + count) of x [B * L, D] and their heads.
 void finish_rows(const BoundEnd& end,
                  std::span<const mx::array> in,
@@ -168,6 +177,15 @@ void finish_rows(const BoundEnd& end,
   float* up = end.gate ? scratch<UpTag>(wide) : nullptr;
 
   const Product output{&end.out->matrix(), end.out->bias(), middle};
+  Product products[2] = {{&end.up->matrix(), end.up->bias(), gate}};
+  if (end.gate) {
+    products[1] = {&end.up->matrix(), end.up->bias(), up};
+    products[0] = {&end.gate->matrix(), end.gate->bias(), gate};
+  }
+  const std::span<const Product> wide_products(products, end.gate ? 2 : 1);
+  const Product down{&end.down->matrix(), end.down->bias(), y};
+  const bool few = count < kManyRows;
+  if (few) later(wide_products);
   project(gather_heads(in[0], first, count), count, heads_width, {&output, 1});
   for_rows(count, [&](int row) {
     float* h = at(middle, row);
@@ -177,22 +195,15 @@ void finish_rows(const BoundEnd& end,
     }
   });
 
-  Product products[2] = {{&end.up->matrix(), end.up->bias(), gate}};
-  if (end.gate) {
-    products[1] = {&end.up->matrix(), end.up->bias(), up};
-    products[0] = {&end.gate->matrix(), end.gate->bias(), gate};
-  }
-  project(end.mlp_norm ? normed : middle,
-          count,
-          width,
-          {products, end.gate ? 2u : 1u});
+  if (few) later({&down, 1});
+  project(end.mlp_norm ? normed : middle, count, width, wide_products);
   for_rows(count, [&](int row) {
     const std::size_t i = static_cast<std::size_t>(row) * hidden;
     isa_kernels().gate(
         gate + i, up != nullptr ? up + i : nullptr, hidden, end.function);
   });
 
-  const Product down{&end.down->matrix(), end.down->bias(), y};
+  if (few) project_later(end.after);
   project(gate, count, hidden, {&down, 1});
   for_rows(count, [&](int row) {
     finish_row(
@@ -205,7 +216,7 @@ void finish_rows(const BoundEnd& end,
 BoundHeads bind_heads(const Norm* norm,
                       std::span<const HeadProjection> projections,
                       std::vector<mx::array>& inputs) {
-  BoundHeads layer{bind(norm, inputs), {}};
+  BoundHeads layer{bind(norm, inputs), {}, {}};
   for (const auto& each : projections) {
     auto weights = packed(*each.linear);
     const bool over_all_heads =
@@ -240,7 +251,8 @@ BoundEnd bind_end(const LayerEnd& end, std::vector<mx::array>& inputs) {
           bind(end.mlp_norm, inputs),
           bind(end.down_norm, inputs),
           gate_function(end.activation),
-          end.scale};
+          end.scale,
+          {}};
 }
 
 void run_finish_layer(const BoundEnd& end,

@@ -13,6 +13,9 @@ namespace mlxlm::kernels::cpu {
 
 using Weights = std::shared_ptr<const PackedLinear>;
 
+// What is multiplied with after an operation, where that is known.
+using MatricesAfter = std::vector<const PanelMatrix*>;
+
 struct BoundHead {
   Weights weights;
   int num_heads;
@@ -25,6 +28,7 @@ struct BoundHead {
 struct BoundHeads {
   std::optional<BoundNorm> norm;
   std::vector<BoundHead> heads;
+  MatricesAfter after;
 };
 
 // Norms' weights become `inputs`. The heads' ropes are left to the caller.
@@ -43,6 +47,7 @@ struct BoundEnd {
   std::optional<BoundNorm> out_norm, mlp_norm, down_norm;
   GateFunction function;
   float scale;
+  MatricesAfter after;
 };
 
 BoundEnd bind_end(const LayerEnd& end, std::vector<mx::array>& inputs);

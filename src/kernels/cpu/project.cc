@@ -33,25 +33,31 @@ constexpr std::size_t kPieceBytes = 192 * 1024;
 constexpr int kLeastTilesTogether = 8;
 constexpr std::size_t kTogetherBytes = 256 * 1024;
 
-// Pieces small enough to share out evenly, large enough to be worth a task, of
-// a multiple of `panels_at_once`.
+// Few enough to share out evenly all the panels that are read at once, enough
+// to be worth a task; a multiple of `panels_at_once`.
+int panels_per_piece(const PanelMatrix& matrix,
+                     std::size_t total_panels,
+                     std::size_t panels_at_once) {
+  const std::size_t even = total_panels / (4 * num_threads()) + 1;
+  const std::size_t least = 16384 / (matrix.num_columns * kPanelRows) + 1;
+  const std::size_t most =
+      std::max<std::size_t>(kPieceBytes / matrix.panel_bytes, 1);
+  const std::size_t good =
+      std::min(std::max(even, least), std::max(most, least));
+  return static_cast<int>((good + panels_at_once - 1) / panels_at_once *
+                          panels_at_once);
+}
+
 std::vector<Piece> split(std::span<const Product> products,
-                         int num_columns,
                          std::size_t panels_at_once) {
   std::size_t total_panels = 0;
   for (const Product& each : products) {
     total_panels += each.matrix->num_panels();
   }
-  const std::size_t even = total_panels / (4 * num_threads()) + 1;
-  const std::size_t least = 16384 / (num_columns * kPanelRows) + 1;
   std::vector<Piece> pieces;
   for (const Product& each : products) {
-    const std::size_t most =
-        std::max<std::size_t>(kPieceBytes / each.matrix->panel_bytes, 1);
-    const std::size_t good =
-        std::min(std::max(even, least), std::max(most, least));
-    const int size = static_cast<int>((good + panels_at_once - 1) /
-                                      panels_at_once * panels_at_once);
+    const int size =
+        panels_per_piece(*each.matrix, total_panels, panels_at_once);
     const int panels = each.matrix->num_panels();
     for (int begin = 0; begin < panels; begin += size) {
       pieces.push_back({&each, begin, std::min(begin + size, panels)});
@@ -108,7 +114,7 @@ void project_floats(const float* x,
                   num_columns,
                   tiles + t * tile_floats);
   });
-  run(split(products, num_columns, kPanelsAtOnce), [&](const Piece& piece) {
+  run(split(products, kPanelsAtOnce), [&](const Piece& piece) {
     const Product& p = *piece.product;
     const std::size_t stride = p.matrix->num_rows;
     for (int t = 0; t < num_tiles; ++t) {
@@ -200,7 +206,6 @@ class IntegerRows {
 
 void project_integers(const float* x,
                       int num_rows,
-                      int num_columns,
                       std::span<const Product> products) {
   const IsaKernels& isa = isa_kernels();
   std::vector<IntegerRows> kinds;  // one per size of groups and format
@@ -222,7 +227,7 @@ void project_integers(const float* x,
   parallel_for(num_tiles, [&](int t) {
     for (const auto& kind : kinds) kind.fill(t, memory);
   });
-  run(split(products, num_columns, 1), [&](const Piece& piece) {
+  run(split(products, 1), [&](const Piece& piece) {
     const Product& p = *piece.product;
     const IntegerRows& rows = kinds[kind_of[piece.product - products.data()]];
     const std::size_t stride = p.matrix->num_rows;
@@ -261,15 +266,29 @@ void project(const float* x,
     return p.matrix->format <= ElementFormat::u8;
   };
   if (std::all_of(products.begin(), products.end(), is_integer)) {
-    return project_integers(x, num_rows, num_columns, products);
+    return project_integers(x, num_rows, products);
   }
   std::vector<Product> integers(products.begin(), products.end());
   const auto floats =
       std::stable_partition(integers.begin(), integers.end(), is_integer);
   project_floats(x, num_rows, num_columns, {floats, integers.end()});
   if (floats != integers.begin()) {
-    project_integers(x, num_rows, num_columns, {integers.begin(), floats});
+    project_integers(x, num_rows, {integers.begin(), floats});
   }
+}
+
+void project_later(std::span<const PanelMatrix* const> matrices) {
+  if (matrices.empty()) return;
+  const PanelMatrix& first = *matrices[0];
+  std::size_t total_panels = 0;
+  for (const PanelMatrix* each : matrices) total_panels += each->num_panels();
+  const bool integers =
+      cpu_mode() != CpuMode::exact && first.format <= ElementFormat::u8;
+  const int panels = panels_per_piece(
+      first, total_panels, integers ? 1 : std::size_t{kPanelsAtOnce});
+  read_ahead({first.data,
+              first.num_panels() * first.panel_bytes,
+              panels * first.panel_bytes});
 }
 
 }  // namespace mlxlm::kernels::cpu

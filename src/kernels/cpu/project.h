@@ -22,4 +22,7 @@ void project(const float* x,
              int num_columns,
              std::span<const Product> products);
 
+// What a later call's products read: threads that wait until then ask for it.
+void project_later(std::span<const PanelMatrix* const> matrices);
+
 }  // namespace mlxlm::kernels::cpu

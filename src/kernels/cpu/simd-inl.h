@@ -60,7 +60,7 @@ static inline void store(Floats v, float* p) { std::memcpy(p, &v, sizeof(v)); }
 // has a queue of 16 lines, which memory is too slow for. (Measured: docs/
 // PERFORMANCE.md.)
 inline constexpr std::size_t kAheadBytes = 6144;
-static inline void prefetch(const std::byte* p) { __builtin_prefetch(p, 0, 2); }
+static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // Not a sum with 0, which would turn -0 into 0 and so cost an addition.
 static inline Floats splat(float x) { return x - Floats{}; }

@@ -40,6 +40,14 @@ mx::array buffer(mx::Shape shape) {
                    mx::float32);
 }
 
+MatricesAfter matrices_of(const BoundHeads& layer) {
+  MatricesAfter matrices;
+  for (const BoundHead& head : layer.heads) {
+    matrices.push_back(&head.weights->matrix());
+  }
+  return matrices;
+}
+
 std::vector<mx::array> evaluated(std::vector<mx::array> arrays) {
   mx::eval(arrays);
   return arrays;
@@ -73,6 +81,13 @@ class Decoding {
         norm_(*bind(spec.norm, norm_in_)) {
     norm_in_ = evaluated(std::move(norm_in_));
     for (const StepLayer& layer : spec.layers) bind_layer(spec, layer);
+    first_ = matrices_of(layers_[0].heads);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i].heads.after = {&layers_[i].end.out->matrix()};
+      layers_[i].end.after = i + 1 < layers_.size()
+                                 ? matrices_of(layers_[i + 1].heads)
+                                 : MatricesAfter{&head_->matrix()};
+    }
     make_room(1);
   }
 
@@ -105,6 +120,7 @@ class Decoding {
     float* normed = normed_->data<float>();
     norm_.apply(norm_in_, norm_in_[0].data<float>(), num_rows, width(), normed);
     const Product logits{&head_->matrix(), head_->bias(), out.data<float>()};
+    project_later(first_);
     project(normed, num_rows, width(), {&logits, 1});
   }
 
@@ -195,6 +211,7 @@ class Decoding {
   std::vector<mx::array> norm_in_;
   BoundNorm norm_;
   std::vector<BoundLayer> layers_;
+  MatricesAfter first_;            // of the next step
   std::optional<mx::array> x_[2];  // what layers read and make, in turn
   std::optional<mx::array> normed_;
   std::vector<mx::array> projected_;  // queries, keys, values

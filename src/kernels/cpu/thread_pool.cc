@@ -29,24 +29,6 @@ void pause_briefly() {
 #endif
 }
 
-// Waits for done() for some microseconds; whether it came true.
-template <class Condition>
-bool spin_until(Condition&& done) {
-  for (int i = 0; i < kEagerChecks; ++i) {
-    if (done()) return true;
-    pause_briefly();
-  }
-  const auto limit = std::chrono::steady_clock::now() + kSpin;
-  do {
-    sched_yield();
-    for (int i = 0; i < kChecksPerLook; ++i) {
-      if (done()) return true;
-      pause_briefly();
-    }
-  } while (std::chrono::steady_clock::now() < limit);
-  return false;
-}
-
 std::vector<int> usable_processors() {
   std::vector<int> ids;
 #if defined(__linux__)
@@ -122,9 +104,10 @@ thread_local bool ThreadPool::in_task = false;
 ThreadPool::ThreadPool(std::vector<ThreadPlace> places)
     : places_(std::move(places)), shares_(places_.back().cluster + 1) {
   for (const ThreadPlace& each : places_) ++shares_[each.cluster].num_threads;
+  reader_ = reader_of(0);
   try {
     for (std::size_t i = 1; i < places_.size(); ++i) {
-      workers_.emplace_back([this, i] { work(places_[i]); });
+      workers_.emplace_back([this, i] { work(static_cast<int>(i)); });
     }
   } catch (const std::system_error&) {
     // No more threads to be had: these do all.
@@ -200,29 +183,62 @@ bool ThreadPool::run_task(std::uint64_t ticket) {
 
 void ThreadPool::wait_until_done(int num_tasks) {
   auto all_done = [&] { return done_.load() == num_tasks; };
-  while (!spin_until(all_done)) {
+  while (!spin_until(all_done, reader_)) {
     const int done = done_.load();
     if (done != num_tasks) done_.wait(done);
   }
 }
 
-void ThreadPool::work(const ThreadPlace& place) {
-  bind_to(place.processors);
+void ThreadPool::work(int thread) {
+  bind_to(places_[thread].processors);
+  ReadAhead::Reader reader = reader_of(thread);
   std::uint32_t seen = 0;
   while (true) {
-    seen = wait_for_work(seen);
+    seen = wait_for_work(seen, reader);
     if (ending_) return;
-    take_tasks(place.cluster, seen);
+    take_tasks(places_[thread].cluster, seen);
   }
 }
 
-std::uint32_t ThreadPool::wait_for_work(std::uint32_t seen) {
-  while (!spin_until([&] { return generation_.load() != seen; })) {
+std::uint32_t ThreadPool::wait_for_work(std::uint32_t seen,
+                                        ReadAhead::Reader& reader) {
+  auto has_work = [&] { return generation_.load() != seen; };
+  while (!spin_until(has_work, reader)) {
     sleeping_.fetch_add(1);
     generation_.wait(seen);
     sleeping_.fetch_sub(1);
   }
   return generation_.load();
+}
+
+// Waits for done() for some microseconds; whether it came true.
+template <class Condition>
+bool ThreadPool::spin_until(Condition&& done, ReadAhead::Reader& reader) const {
+  do {
+    if (done()) return true;
+  } while (ask_for_some(ahead_, reader));
+  for (int i = 0; i < kEagerChecks; ++i) {
+    if (done()) return true;
+    pause_briefly();
+  }
+  const auto limit = std::chrono::steady_clock::now() + kSpin;
+  do {
+    sched_yield();
+    for (int i = 0; i < kChecksPerLook; ++i) {
+      if (done()) return true;
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < limit);
+  return false;
+}
+
+ReadAhead::Reader ThreadPool::reader_of(int thread) const {
+  ReadAhead::Reader reader{.all = static_cast<int>(places_.size())};
+  const int cluster = places_[thread].cluster;
+  for (int i = 0; i < cluster; ++i) reader.first += shares_[i].num_threads;
+  reader.index = thread - reader.first;
+  reader.count = shares_[cluster].num_threads;
+  return reader;
 }
 
 int num_threads() { return pool().num_threads(); }
@@ -232,5 +248,7 @@ int num_clusters() { return pool().num_clusters(); }
 void parallel_for(int num_tasks, const std::function<void(int)>& task) {
   pool().run(num_tasks, task);
 }
+
+void read_ahead(const ReadLater& later) { pool().read_ahead(later); }
 
 }  // namespace mlxlm::kernels::cpu

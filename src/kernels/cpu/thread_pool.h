@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/cpu/read_ahead.h"
 #include "kernels/cpu/topology.h"
 
 namespace mlxlm::kernels::cpu {
@@ -29,6 +30,9 @@ int num_clusters();
 // every call, and take others' when it is done. So a matrix's rows are read
 // where they were written first, which is where their memory is.
 void parallel_for(int num_tasks, const std::function<void(int)>& task);
+
+// What threads ask for from now on when they have no task.
+void read_ahead(const ReadLater& later);
 
 // Where a thread belongs, and the processors it is kept on; none: any.
 struct ThreadPlace {
@@ -55,6 +59,7 @@ class ThreadPool {
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
   int num_clusters() const { return static_cast<int>(shares_.size()); }
   void run(int num_tasks, const std::function<void(int)>& task);
+  void read_ahead(const ReadLater& later) { ahead_.set(later); }
 
  private:
   // Whether this thread is running a task: calls within it run theirs alone.
@@ -74,8 +79,11 @@ class ThreadPool {
   void take_tasks(int cluster, std::uint32_t call);
   bool run_task(std::uint64_t ticket);
   void wait_until_done(int num_tasks);
-  void work(const ThreadPlace& place);
-  std::uint32_t wait_for_work(std::uint32_t seen);
+  void work(int thread);
+  std::uint32_t wait_for_work(std::uint32_t seen, ReadAhead::Reader& reader);
+  template <class Condition>
+  bool spin_until(Condition&& done, ReadAhead::Reader& reader) const;
+  ReadAhead::Reader reader_of(int thread) const;
 
   const std::vector<ThreadPlace> places_;
   std::mutex mutex_;
@@ -86,6 +94,8 @@ class ThreadPool {
   alignas(64) std::atomic<int> done_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // set after them
   std::atomic<int> sleeping_{0};
+  alignas(64) ReadAhead ahead_;
+  ReadAhead::Reader reader_;  // the callers'
   std::atomic<bool> ending_{false};
   std::vector<std::thread> workers_;
 };
