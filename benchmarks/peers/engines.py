@@ -76,8 +76,8 @@ def mlx_lm(program, mode, model, shape):
              "--json"]))
     row = benchmark(shape.prompt)
     result = {"prefill": row["prompt_tps"], "decode": row["generation_tps"]}
-    if shape.depth:
-        result["decode"] = benchmark(shape.depth)["generation_tps"]
+    if shape.batch == 1:  # as llama-bench: not after the prompt
+        result["decode"] = benchmark(max(shape.depth, 1))["generation_tps"]
     return result
 
 
@@ -86,10 +86,9 @@ def openvino(python, model, shape):
         text = output([python, "-c", OPENVINO_PROGRAM, model, prompt,
                        shape.generate])
         return json.loads(text.splitlines()[-1])
-    result = pipeline(shape.prompt)
-    if shape.depth:
-        result["decode"] = pipeline(shape.depth)["decode"]
-    return result
+    prefill = pipeline(shape.prompt)["prefill"]
+    return {"prefill": prefill,
+            "decode": pipeline(max(shape.depth, 1))["decode"]}
 
 
 def start(command):

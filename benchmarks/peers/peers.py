@@ -43,7 +43,7 @@ MODELS = ("smollm2", "smollm2-q4_0", "gemma", "1b", "8b")
 class Shape:
     prompt: int
     generate: int
-    depth: int  # tokens before the first that is decoded; 0: none, or the prompt
+    depth: int  # tokens before the first that is decoded; of batches the prompt
     batch: int
 
     def depth_options(self):
