@@ -147,14 +147,6 @@ void finish_row(const std::optional<BoundNorm>& norm,
   isa_kernels().scale_add(residual, size, scale, y);
 }
 
-void later(std::span<const Product> products) {
-  const PanelMatrix* matrices[2] = {};
-  for (std::size_t i = 0; i < products.size(); ++i) {
-    matrices[i] = products[i].matrix;
-  }
-  project_later({matrices, products.size()});
-}
-
 // Rows [first, first + count) of x [B * L, D] and their heads.
 void finish_rows(const BoundEnd& end,
                  std::span<const mx::array> in,
@@ -185,7 +177,7 @@ void finish_rows(const BoundEnd& end,
   const std::span<const Product> wide_products(products, end.gate ? 2 : 1);
   const Product down{&end.down->matrix(), end.down->bias(), y};
   const bool few = count < kManyRows;
-  if (few) later(wide_products);
+  if (few) project_later(wide_products);
   project(gather_heads(in[0], first, count), count, heads_width, {&output, 1});
   for_rows(count, [&](int row) {
     float* h = at(middle, row);
@@ -195,7 +187,7 @@ void finish_rows(const BoundEnd& end,
     }
   });
 
-  if (few) later({&down, 1});
+  if (few) project_later({&down, 1});
   project(end.mlp_norm ? normed : middle, count, width, wide_products);
   for_rows(count, [&](int row) {
     const std::size_t i = static_cast<std::size_t>(row) * hidden;

@@ -7,14 +7,15 @@
 #include <vector>
 
 #include "kernels/cpu/bind.h"
+#include "kernels/cpu/project.h"
 #include "kernels/cpu/rope.h"
 
 namespace mlxlm::kernels::cpu {
 
 using Weights = std::shared_ptr<const PackedLinear>;
 
-// What is multiplied with after an operation, where that is known.
-using MatricesAfter = std::vector<const PanelMatrix*>;
+// What an operation is followed by, where that is known (project_later()).
+using ProductsAfter = std::vector<Product>;
 
 struct BoundHead {
   Weights weights;
@@ -28,7 +29,7 @@ struct BoundHead {
 struct BoundHeads {
   std::optional<BoundNorm> norm;
   std::vector<BoundHead> heads;
-  MatricesAfter after;
+  ProductsAfter after;
 };
 
 // Norms' weights become `inputs`. The heads' ropes are left to the caller.
@@ -47,7 +48,7 @@ struct BoundEnd {
   std::optional<BoundNorm> out_norm, mlp_norm, down_norm;
   GateFunction function;
   float scale;
-  MatricesAfter after;
+  ProductsAfter after;
 };
 
 BoundEnd bind_end(const LayerEnd& end, std::vector<mx::array>& inputs);

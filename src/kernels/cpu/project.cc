@@ -48,12 +48,15 @@ int panels_per_piece(const PanelMatrix& matrix,
                           panels_at_once);
 }
 
+std::size_t num_panels(std::span<const Product> products) {
+  std::size_t count = 0;
+  for (const Product& each : products) count += each.matrix->num_panels();
+  return count;
+}
+
 std::vector<Piece> split(std::span<const Product> products,
                          std::size_t panels_at_once) {
-  std::size_t total_panels = 0;
-  for (const Product& each : products) {
-    total_panels += each.matrix->num_panels();
-  }
+  const std::size_t total_panels = num_panels(products);
   std::vector<Piece> pieces;
   for (const Product& each : products) {
     const int size =
@@ -253,6 +256,11 @@ void project_integers(const float* x,
   });
 }
 
+bool in_integers(const Product& product) {
+  return cpu_mode() != CpuMode::exact &&
+         product.matrix->format <= ElementFormat::u8;
+}
+
 }  // namespace
 
 void project(const float* x,
@@ -262,30 +270,25 @@ void project(const float* x,
   if (cpu_mode() == CpuMode::exact) {
     return project_floats(x, num_rows, num_columns, products);
   }
-  auto is_integer = [](const Product& p) {
-    return p.matrix->format <= ElementFormat::u8;
-  };
-  if (std::all_of(products.begin(), products.end(), is_integer)) {
+  if (std::all_of(products.begin(), products.end(), in_integers)) {
     return project_integers(x, num_rows, products);
   }
   std::vector<Product> integers(products.begin(), products.end());
   const auto floats =
-      std::stable_partition(integers.begin(), integers.end(), is_integer);
+      std::stable_partition(integers.begin(), integers.end(), in_integers);
   project_floats(x, num_rows, num_columns, {floats, integers.end()});
   if (floats != integers.begin()) {
     project_integers(x, num_rows, {integers.begin(), floats});
   }
 }
 
-void project_later(std::span<const PanelMatrix* const> matrices) {
-  if (matrices.empty()) return;
-  const PanelMatrix& first = *matrices[0];
-  std::size_t total_panels = 0;
-  for (const PanelMatrix* each : matrices) total_panels += each->num_panels();
-  const bool integers =
-      cpu_mode() != CpuMode::exact && first.format <= ElementFormat::u8;
-  const int panels = panels_per_piece(
-      first, total_panels, integers ? 1 : std::size_t{kPanelsAtOnce});
+void project_later(std::span<const Product> products) {
+  if (products.empty()) return;
+  const PanelMatrix& first = *products[0].matrix;
+  const int panels =
+      panels_per_piece(first,
+                       num_panels(products),
+                       in_integers(products[0]) ? 1 : kPanelsAtOnce);
   read_ahead({first.data,
               first.num_panels() * first.panel_bytes,
               panels * first.panel_bytes});

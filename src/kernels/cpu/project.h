@@ -22,7 +22,8 @@ void project(const float* x,
              int num_columns,
              std::span<const Product> products);
 
-// What a later call's products read: threads that wait until then ask for it.
-void project_later(std::span<const PanelMatrix* const> matrices);
+// The products of a later call, of which only the matrices are known: threads
+// that wait until then ask for what they read.
+void project_later(std::span<const Product> products);
 
 }  // namespace mlxlm::kernels::cpu

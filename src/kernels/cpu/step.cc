@@ -40,12 +40,12 @@ mx::array buffer(mx::Shape shape) {
                    mx::float32);
 }
 
-MatricesAfter matrices_of(const BoundHeads& layer) {
-  MatricesAfter matrices;
+ProductsAfter products_of(const BoundHeads& layer) {
+  ProductsAfter products;
   for (const BoundHead& head : layer.heads) {
-    matrices.push_back(&head.weights->matrix());
+    products.push_back({&head.weights->matrix()});
   }
-  return matrices;
+  return products;
 }
 
 std::vector<mx::array> evaluated(std::vector<mx::array> arrays) {
@@ -81,12 +81,12 @@ class Decoding {
         norm_(*bind(spec.norm, norm_in_)) {
     norm_in_ = evaluated(std::move(norm_in_));
     for (const StepLayer& layer : spec.layers) bind_layer(spec, layer);
-    first_ = matrices_of(layers_[0].heads);
+    first_ = products_of(layers_[0].heads);
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-      layers_[i].heads.after = {&layers_[i].end.out->matrix()};
+      layers_[i].heads.after = {Product{&layers_[i].end.out->matrix()}};
       layers_[i].end.after = i + 1 < layers_.size()
-                                 ? matrices_of(layers_[i + 1].heads)
-                                 : MatricesAfter{&head_->matrix()};
+                                 ? products_of(layers_[i + 1].heads)
+                                 : ProductsAfter{Product{&head_->matrix()}};
     }
     make_room(1);
   }
@@ -211,7 +211,7 @@ class Decoding {
   std::vector<mx::array> norm_in_;
   BoundNorm norm_;
   std::vector<BoundLayer> layers_;
-  MatricesAfter first_;            // of the next step
+  ProductsAfter first_;            // of the next step
   std::optional<mx::array> x_[2];  // what layers read and make, in turn
   std::optional<mx::array> normed_;
   std::vector<mx::array> projected_;  // queries, keys, values
