@@ -140,7 +140,7 @@ static inline __attribute__((always_inline)) void take_apart(Words words,
                                                              F&& f) {
   constexpr int kBits = Element<kFormat>::kBits;
   constexpr std::uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
-  unroll<8 / kBits>([&]<int e>() {
+  unroll<8 / kBits>([&]<int e>() __attribute__((always_inline)) {
     if constexpr (kPairs) {
       f.template operator()<2 * e>(pairs_at<kBits, e * kBits>(words));
       f.template operator()<2 * e + 1>(pairs_at<kBits, 8 + e * kBits>(words));
@@ -192,7 +192,7 @@ struct GroupSums {
   Ints low[kRows][kChains] = {};
 
   explicit GroupSums(const std::int32_t* starts) {
-    unroll<kRows>([&]<int m>() {
+    unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
       (kPlanes == 2 && !kPairs ? low : sum)[m][0] = starts[m] - Ints{};
     });
   }
@@ -201,7 +201,7 @@ struct GroupSums {
   inline __attribute__((always_inline)) void add(Words weights,
                                                  const std::uint32_t* quad,
                                                  std::size_t plane) {
-    unroll<kRows>([&]<int m>() {
+    unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
       Ints& to = sum[m][chain % kChains];
       if constexpr (kPairs) {
         to = add_pair_products(to, weights, quad + m);
@@ -217,7 +217,7 @@ struct GroupSums {
 
   template <int m>
   inline __attribute__((always_inline)) Floats total() {
-    unroll<kChains - 1>([&]<int c>() {
+    unroll<kChains - 1>([&]<int c>() __attribute__((always_inline)) {
       sum[m][0] += sum[m][c + 1];
       low[m][0] += low[m][c + 1];
     });
@@ -271,7 +271,8 @@ static void integer_part(const PanelMatrix& w,
       GroupSums<E::kBits, kRows, kPlanes> sums(x.starts + g);
       auto add_words = [&]() __attribute__((always_inline)) {
         if constexpr (kOpened) {
-          unroll<(kPairs ? 2 : 1) * 8 / E::kBits>([&]<int i>() {
+          unroll<(kPairs ? 2 : 1) * 8 / E::kBits>([&]<int i>() __attribute__((
+              always_inline)) {
             sums.template add<i>(load_words(p), quad, plane);
             p += sizeof(Words);
             quad += kRows;
@@ -280,26 +281,29 @@ static void integer_part(const PanelMatrix& w,
           const Words words = load_words(p + part * kLanes * 4);
           prefetch(p + kAheadBytes);
           p += kPanelRows * 4;
-          take_apart<kFormat, kPairs>(words, [&]<int i>(Words vector) {
-            sums.template add<i>(vector, quad, plane);
-            quad += kRows;
-          });
+          take_apart<kFormat, kPairs>(
+              words, [&]<int i>(Words vector) __attribute__((always_inline)) {
+                sums.template add<i>(vector, quad, plane);
+                quad += kRows;
+              });
         }
       };
       int i = 0;
       for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
-        unroll<kWordsAtOnce>([&]<int>() { add_words(); });
+        unroll<kWordsAtOnce>([&]<int>() __attribute__((always_inline)) {
+          add_words();
+        });
       }
       for (; i < words_per_group; ++i) add_words();
-      unroll<kRows>([&]<int m>() {
+      unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
         scaled[m] = multiply_add(sums.template total<m>(), scale, scaled[m]);
       });
       if (!w.has_zeros) continue;
-      unroll<kRows>([&]<int m>() {
+      unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
         scaled[m] = multiply_add(offset, splat(x.sums[g + m]), scaled[m]);
       });
     }
-    unroll<kRows>([&]<int m>() {
+    unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
       total[m] = multiply_add(scaled[m], splat(step[m]), total[m]);
     });
   }
@@ -353,6 +357,9 @@ static void integer_tiles(const PanelMatrix& w,
   }
 }
 
+// Tiles of the most rows from which on taking apart once for all pays.
+inline constexpr int kLeastOpenedTiles = 3;
+
 static int integer_tile_rows(int num_rows) {
   for (int rows = 1; rows < kMaxIntegerRows; rows *= 2) {
     if (num_rows <= rows) return rows;
@@ -382,6 +389,7 @@ static void integer_matmul(const PanelMatrix& w,
   const int planes = tiles[0].planes;
   int full = 0;
   while (full < num_tiles && tiles[full].rows == kMaxIntegerRows) ++full;
+  if (full < kLeastOpenedTiles) full = 0;
   if (full > 0) {
     with_format([&]<ElementFormat kFormat>() {
       auto run =
@@ -389,24 +397,26 @@ static void integer_matmul(const PanelMatrix& w,
       run(w, tiles, full, begin, end, y, y_stride, room);
     });
   }
-  if (full == num_tiles) return;
-  const IntegerTile& last = tiles[full];
-  y += static_cast<std::size_t>(full) * kMaxIntegerRows * y_stride;
-  with_format([&]<ElementFormat kFormat>() {
-    auto run_rows = [&]<int kRows>() {
-      auto run = planes == 2 ? integer_tile<kFormat, kRows, 2>
-                             : integer_tile<kFormat, kRows, 1>;
-      run(w, last, begin, end, y, y_stride);
-    };
-    switch (last.rows) {
-      case 1:
-        return run_rows.template operator()<1>();
-      case 2:
-        return run_rows.template operator()<2>();
-      default:
-        return run_rows.template operator()<4>();
-    }
-  });
+  for (int t = full; t < num_tiles; ++t) {
+    float* to = y + static_cast<std::size_t>(t) * kMaxIntegerRows * y_stride;
+    with_format([&]<ElementFormat kFormat>() {
+      auto run_rows = [&]<int kRows>() {
+        auto run = planes == 2 ? integer_tile<kFormat, kRows, 2>
+                               : integer_tile<kFormat, kRows, 1>;
+        run(w, tiles[t], begin, end, to, y_stride);
+      };
+      switch (tiles[t].rows) {
+        case 1:
+          return run_rows.template operator()<1>();
+        case 2:
+          return run_rows.template operator()<2>();
+        case 4:
+          return run_rows.template operator()<4>();
+        default:
+          return run_rows.template operator()<kMaxIntegerRows>();
+      }
+    });
+  }
 }
 
 }  // namespace MLXLM_ISA

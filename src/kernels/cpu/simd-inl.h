@@ -60,7 +60,11 @@ static inline void store(Floats v, float* p) { std::memcpy(p, &v, sizeof(v)); }
 // has a queue of 16 lines, which memory is too slow for. (Measured: docs/
 // PERFORMANCE.md.)
 inline constexpr std::size_t kAheadBytes = 6144;
-static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// Always inlined: GCC takes a function that only prefetches for one without
+// effect, and leaves calls of it out.
+static inline __attribute__((always_inline)) void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 // Not a sum with 0, which would turn -0 into 0 and so cost an addition.
 static inline Floats splat(float x) { return x - Floats{}; }
