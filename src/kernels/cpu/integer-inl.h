@@ -181,7 +181,8 @@ static void open_part(const PanelMatrix& w,
   }
 }
 
-// The sums of one group of columns.
+// The sums of one group of columns. Lambdas here and below are inlined by
+// force: GCC made functions of some, with the sums in memory.
 template <int kBits, int kRows, int kPlanes>
 struct GroupSums {
   static constexpr bool kPairs = has_pairs(kRows, kPlanes);
@@ -309,7 +310,7 @@ static void integer_part(const PanelMatrix& w,
   }
 }
 
-// Few rows: weights are read once, where they lie.
+// Few tiles: weights are read where they lie.
 template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_tile(const PanelMatrix& w,
                          const IntegerTile& x,
@@ -327,7 +328,7 @@ static void integer_tile(const PanelMatrix& w,
   }
 }
 
-// Tiles of the most rows: a part of a panel is taken apart once for all.
+// Many tiles of the most rows: a part of a panel is taken apart once for all.
 template <ElementFormat kFormat, int kPlanes>
 static void integer_tiles(const PanelMatrix& w,
                           const IntegerTile* tiles,
