@@ -140,7 +140,7 @@ int guarded(Program& program, const std::vector<std::string>& arguments) {
   } catch (const std::bad_alloc&) {
     print_error("out of memory");
   } catch (const std::exception& fault) {
-    blame_lost_rank();
+    end_ranks(fault.what());
     print_error(fault.what());
   } catch (...) {
     print_error("an unknown fault");

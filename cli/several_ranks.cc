@@ -36,8 +36,8 @@ void leave_ranks() {
   if (joined) Ranks::all().finish();
 }
 
-void blame_lost_rank() {
-  if (joined) Ranks::all().wait_for_loss();
+void end_ranks(const std::string& fault) {
+  if (joined) Ranks::all().give_up(fault);
 }
 
 }  // namespace mlxlm::cli

@@ -17,8 +17,9 @@ void require_one_rank(const std::string& what, const std::string& why);
 // The work is done: the others needn't wonder where this process went.
 void leave_ranks();
 
-// After a fault of MLX, which may be due to a rank that was lost: then that is
-// the message.
-void blame_lost_rank();
+// After a fault of MLX; nothing on one rank alone. Ends the process: with the
+// loss of another rank as the message if that was the reason, and without
+// letting go of what the GPU may still work on.
+void end_ranks(const std::string& fault);
 
 }  // namespace mlxlm::cli

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Checks mlx-lm on a GPU and times it, on a machine without network.
 
-  gpu.py MLX_LM [--tests PROGRAM] [--reference] [--llama-bench PROGRAM GGUF]
+  gpu.py MLX_LM [--tests PROGRAM] [--reference] [--gpus N] [--llama FOLDER GGUF]
 
 MLX_LM is the program, linked or started with MLX's CUDA build; the Python that
 runs this has MLX's package and, for --reference, mlx-lm's. First come the kernels'
 tests (--tests: cuda_kernels_test), then tokens of small models with the GPU's
-kernels and with plain MLX operations, then a table of decode or prefill speed,
+kernels, on one GPU and on several, and with plain MLX operations, then a table of decode or prefill speed,
 rounds interleaved: medians and range, what is wanted, and what the weights' bytes
 allow at the bandwidth measured here.
 """
@@ -36,9 +36,12 @@ class Row:
     batch: int = 1
     wanted: float = 0  # tokens/s on an H100
     key: str = "generation_tps"
+    gpus: int = 1
 
     def name(self):
         text = f"{self.model}, {self.prompt} / {self.generate}"
+        if self.gpus > 1:
+            text += f", {self.gpus} GPUs"
         if self.key == "prompt_tps":
             return text + ", prefill"
         return text + (f", {self.batch} streams" if self.batch > 1 else "")
@@ -48,7 +51,9 @@ ROWS = (Row("8b", 128, 128, wanted=500), Row("8b", 512, 128, wanted=500),
         Row("8b", 8192, 64), Row("8b", 128, 128, 8, 2600),
         Row("8b", 128, 128, 32, 7000), Row("8b", 128, 128, 128, 12000),
         Row("8b", 4096, 16, wanted=25000, key="prompt_tps"),
-        Row("8b-bf16", 128, 128, wanted=165), Row("30b-a3b", 128, 128))
+        Row("8b-bf16", 128, 128, wanted=165),
+        Row("8b-bf16", 128, 128, gpus=2), Row("8b", 128, 128, gpus=2),
+        Row("30b-a3b", 128, 128))
 TOKENS = ",".join(str(7 * i % 900 + 3) for i in range(40))
 
 
@@ -62,10 +67,17 @@ def output(command, seconds, **environment):
     return done.stdout
 
 
+def on_gpus(program, count):
+    """How the program is started on so many GPUs."""
+    return ([program] if count == 1 else
+            [program, "launch", "-n", count, "--backend", "nccl", "--"])
+
+
 def mlx_lm(program, folder, row):
     return json.loads(output(
-        [program, "benchmark", "--model", folder, "-p", row.prompt, "-g",
-         row.generate, "-b", row.batch, "-n", 1, "--json"], 120))[row.key]
+        [*on_gpus(program, row.gpus), "benchmark", "--model", folder, "-p",
+         row.prompt, "-g", row.generate, "-b", row.batch, "-n", 1, "--json"],
+        120))[row.key]
 
 
 def reference(folder, row):
@@ -76,10 +88,18 @@ def reference(folder, row):
     return float(line.split(row.key + "=")[1].split(",")[0])
 
 
-def llama(program, gguf, row):
+def llama(programs, gguf, row):
+    if row.batch > 1:
+        tokens = row.batch * (row.prompt + row.generate)
+        lines = output(
+            [Path(programs) / "llama-batched-bench", "-m", gguf, "-ngl", 99,
+             "-fa", "on", "-c", tokens, "-npp", row.prompt, "-ntg", row.generate,
+             "-npl", row.batch, "--output-format", "jsonl"], 300).splitlines()
+        return json.loads(lines[-1])["speed_tg"]
     reads = row.key == "prompt_tps"
     rows = json.loads(output(
-        [program, "-m", gguf, "-ngl", 99, "-fa", 1, "-r", 1, "-o", "json",
+        [Path(programs) / "llama-bench", "-m", gguf, "-ngl", 99, "-fa", 1,
+         "-r", 1, "-o", "json",
          "-p", row.prompt if reads else 0, "-n", 0 if reads else row.generate,
          *([] if reads else ["-d", row.prompt])], 300))
     return rows[0]["avg_ts"]
@@ -92,18 +112,21 @@ def run_tests(program):
     return done.returncode == 0
 
 
-def compare_tokens(program, folder):
-    """Greedy tokens with the GPU's kernels and with plain MLX operations."""
+def compare_tokens(program, folder, gpus):
+    """Greedy tokens with the GPU's kernels, on one and on all GPUs, and with
+    plain MLX operations."""
     all_equal = True
     for name, shape in models.SMALL.items():
         small = folder / f"small-{name}"
         models.write(small, shape)
         answers = [json.loads(output(
-            [program, "generate", "--model", small, "--tokens", TOKENS,
-             "--ignore-eos", "--temp", 0, "-m", 24, "--json"], 200,
+            [*on_gpus(program, count), "generate", "--model", small, "--tokens",
+             TOKENS, "--ignore-eos", "--temp", 0, "-m", 24, "--json"], 200,
             **kernels).splitlines()[-1])["tokens"]
-            for kernels in ({}, {"MLX_LM_KERNELS": "reference"})]
-        equal = next((i for i, (a, b) in enumerate(zip(*answers)) if a != b), 24)
+            for count, kernels in ((1, {"MLX_LM_KERNELS": "reference"}),
+                                   *((count, {}) for count in {1, gpus}))]
+        equal = next((i for i, each in enumerate(zip(*answers))
+                      if len(set(each)) > 1), 24)
         print(f"small {name}: {equal} of 24 tokens equal", flush=True)
         all_equal = all_equal and equal == 24
     return all_equal
@@ -126,17 +149,19 @@ def limit(row, shape, bytes_per_second):
         return ""
     # Rows of a batch share the weights, unless experts are chosen.
     streams = 1 if shape.experts else row.batch
-    return f"{bytes_per_second / models.bytes_of_token(shape) * streams:,.0f}"
+    each = bytes_per_second / models.bytes_of_token(shape)
+    return f"{each * streams * row.gpus:,.0f}"
 
 
 def measure(args, folder, rows):
     engines = {"mlx-lm": lambda row: mlx_lm(args.mlx_lm, folder / row.model, row)}
     if args.reference:
-        engines["reference"] = lambda row: reference(folder / row.model, row)
-    if args.llama_bench:
+        engines["reference"] = lambda row: (
+            reference(folder / row.model, row) if row.gpus == 1 else None)
+    if args.llama:
         engines["llama.cpp"] = lambda row: (
-            llama(*args.llama_bench, row)
-            if row.model == "8b" and row.batch == 1 else None)
+            llama(*args.llama, row)
+            if row.model == "8b" and row.gpus == 1 else None)
     results = {}
     for _ in range(args.rounds):
         for row in rows:
@@ -174,7 +199,9 @@ def main():
     parser.add_argument("--reference", action="store_true",
                         help="the Python package, too: its first use compiles for "
                              "minutes")
-    parser.add_argument("--llama-bench", nargs=2, metavar=("PROGRAM", "GGUF"))
+    parser.add_argument("--llama", nargs=2, metavar=("FOLDER", "GGUF"),
+                        help="with llama-bench and llama-batched-bench")
+    parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--models", default=",".join(models.SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"),
@@ -184,11 +211,12 @@ def main():
     args = parser.parse_args()
     args.mlx_lm = args.mlx_lm.resolve()
     shapes = models.SMALL if args.small else models.SHAPES
-    rows = [row for row in ROWS if row.model in args.models.split(",")]
+    rows = [row for row in ROWS if row.model in args.models.split(",")
+            and row.gpus <= args.gpus]
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         passed = not args.tests or run_tests(args.tests)
-        passed = compare_tokens(args.mlx_lm, folder) and passed
+        passed = compare_tokens(args.mlx_lm, folder, args.gpus) and passed
         for name in {row.model for row in rows}:
             models.write(folder / name, shapes[name])
         bytes_per_second = bandwidth()

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <mlx/array.h>
@@ -46,6 +48,16 @@ struct StepLayer {
   std::optional<StepExperts> experts;
 };
 
+// The processes that have a part of each layer: what o and down make are parts
+// of sums.
+struct StepRanks {
+  int rank = 0;
+  int count = 1;
+  bool splits_head = false;  // the head has a part of the vocabulary
+  // All ranks' texts, in their order, of one length; all call it.
+  std::function<std::vector<std::string>(const std::string&)> gather;
+};
+
 struct StepSpec {
   const Linear* embedding = nullptr;
   float embedding_scale = 1.0f;
@@ -57,6 +69,7 @@ struct StepSpec {
   std::vector<StepLayer> layers;
   const Norm* norm = nullptr;
   const Linear* head = nullptr;
+  std::optional<StepRanks> ranks;
 };
 
 // Of a layer, [1, Hkv, T, Dh].
@@ -72,7 +85,7 @@ struct StepRow {
 };
 
 struct Stepped {
-  mx::array logits;   // float32 [1, N, V]
+  mx::array logits;   // float32 [1, N, V], of the whole vocabulary
   mx::array written;  // once it is computed, the buffers have the new rows
 };
 
@@ -94,7 +107,8 @@ class Step {
   virtual mx::Dtype dtype() const = 0;
 };
 
-// Null where table() has no such operation for this decoder.
+// Null where table() has no such operation for this decoder; at all ranks or at
+// none.
 std::unique_ptr<Step> make_step(const StepSpec& spec);
 
 }  // namespace mlxlm::kernels

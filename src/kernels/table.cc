@@ -53,9 +53,9 @@ const Table* find_table(std::string_view name) {
 }
 
 std::unique_ptr<Step> make_step(const StepSpec& spec) {
-  return &table() == &cuda_table()  ? make_cuda_step(spec)
-         : &table() == &cpu_table() ? make_cpu_step(spec)
-                                    : nullptr;
+  if (&table() == &cuda_table()) return make_cuda_step(spec);
+  if (&table() == &cpu_table() && !spec.ranks) return make_cpu_step(spec);
+  return nullptr;
 }
 
 }  // namespace mlxlm::kernels

@@ -69,9 +69,13 @@ Decoder::Decoder(ArchSpec spec,
   index_caches();
   passes_keys_on_ = std::ranges::any_of(
       spec_.layers, [](const auto& layer) { return layer.projects_no_keys; });
-  if (!options.lazy && !Ranks::all().several()) {
-    step_ = DecoderStep::make(
-        spec_, embedding_, layers_, norm_, own_head_ ? *own_head_ : embedding_);
+  if (!options.lazy) {
+    step_ = DecoderStep::make(spec_,
+                              embedding_,
+                              layers_,
+                              norm_,
+                              own_head_ ? *own_head_ : embedding_,
+                              partial_head_);
   }
 }
 

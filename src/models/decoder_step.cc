@@ -6,6 +6,7 @@
 
 #include "cache/batch_cache.h"
 #include "cache/kv_cache.h"
+#include "ranks/ranks.h"
 
 namespace mlxlm {
 namespace {
@@ -25,11 +26,12 @@ bool is_plain(const nn::Attention& a) {
          !a.query_gain && !a.gate && !a.answer_norm && a.clip == 0.0f &&
          a.value_factor == 1.0f && a.chunk_tokens == 0 && !a.heads_norm &&
          !a.key_step && !a.value_step && !a.mix && !a.blocks && !a.index &&
-         a.spec.causal && !a.spec.visible && !a.spec.expand;
+         a.spec.causal && !a.spec.visible && !a.spec.expand &&
+         a.partial == Ranks::all().several();
 }
 
 bool is_plain(const nn::Mlp& mlp) {
-  return mlp.gate && mlp.fusible() &&
+  return mlp.gate && mlp.partial == Ranks::all().several() && mlp.fusible() &&
          mlp.activation == kernels::Activation::silu;
 }
 
@@ -46,6 +48,7 @@ bool is_plain(const nn::Router& router) {
 bool is_plain(const nn::Experts& experts) {
   const auto& norms = experts.norms;
   return is_plain(experts.router) && experts.gate &&
+         experts.partial == Ranks::all().several() &&
          experts.activation == kernels::Activation::silu &&
          !experts.clamp.active() && !experts.scale_input && !experts.shared &&
          !experts.to_latent && !norms.router && !norms.chosen &&
@@ -144,13 +147,15 @@ std::unique_ptr<DecoderStep> DecoderStep::make(
     const kernels::Linear& embedding,
     const std::vector<Layer>& layers,
     const std::optional<kernels::Norm>& norm,
-    const kernels::Linear& head) {
+    const kernels::Linear& head,
+    bool partial_head) {
   if (!is_plain(spec) || !norm) return nullptr;
+  const auto& ranks = Ranks::all();
   kernels::StepSpec step{.embedding = &embedding,
                          .embedding_scale = spec.embedding_scale,
                          .rope = spec.ropes[0].at(1, 0),
-                         .num_heads = spec.num_heads,
-                         .num_kv_heads = spec.num_kv_heads,
+                         .num_heads = spec.num_heads / ranks.size(),
+                         .num_kv_heads = spec.num_kv_heads / ranks.size(),
                          .head_size = spec.head_size,
                          .residual_scale = spec.residual_scale,
                          .norm = &*norm,
@@ -158,11 +163,17 @@ std::unique_ptr<DecoderStep> DecoderStep::make(
   for (std::size_t i = 0; i < layers.size(); ++i) {
     auto layer = step_layer(spec, i, layers[i]);
     const auto* attention = std::get_if<nn::Attention>(&layers[i].mixer);
-    if (!layer || attention->num_heads != spec.num_heads ||
-        attention->num_kv_heads != spec.num_kv_heads) {
+    if (!layer || attention->num_heads != step.num_heads ||
+        attention->num_kv_heads != step.num_kv_heads) {
       return nullptr;
     }
     step.layers.push_back(*layer);
+  }
+  if (ranks.several()) {
+    step.ranks = {
+        ranks.rank(), ranks.size(), partial_head, [&](const auto& text) {
+          return ranks.gather(text);
+        }};
   }
   auto made = kernels::make_step(step);
   if (made == nullptr) return nullptr;

@@ -19,12 +19,14 @@ class KVCache;
 class DecoderStep {
  public:
   // Null where there is none for this decoder. What is passed must outlive it.
+  // `partial_head`: the head has this rank's part of the vocabulary.
   static std::unique_ptr<DecoderStep> make(
       const ArchSpec& spec,
       const kernels::Linear& embedding,
       const std::vector<Layer>& layers,
       const std::optional<kernels::Norm>& norm,
-      const kernels::Linear& head);
+      const kernels::Linear& head,
+      bool partial_head);
 
   // A token of each row: tokens [1, N] -> logits float32 [1, N, V]; none for
   // several tokens of a row, for more rows than the step takes, for caches of

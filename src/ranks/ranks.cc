@@ -143,6 +143,21 @@ mx::array Ranks::side_by_side(const mx::array& x) const {
   return mx::flatten(mx::moveaxis(all, 0, -2), -2, -1);
 }
 
+std::vector<std::string> Ranks::gather(const std::string& text) const {
+  if (!several()) return {text};
+  auto all =
+      side_by_side(mx::array(reinterpret_cast<const std::uint8_t*>(text.data()),
+                             {static_cast<int>(text.size())},
+                             mx::uint8));
+  all.eval();
+  const auto* bytes = all.data<char>();
+  std::vector<std::string> texts;
+  for (int i = 0; i < size_; ++i) {
+    texts.emplace_back(bytes + i * text.size(), text.size());
+  }
+  return texts;
+}
+
 std::string Ranks::share(const std::string& text) const {
   return several() ? channel_->share(text) : text;
 }
@@ -155,8 +170,11 @@ void Ranks::finish() {
   if (several()) channel_->finish();
 }
 
-void Ranks::wait_for_loss() const {
-  if (several()) std::this_thread::sleep_for(kMostUntilLossIsKnown);
+void Ranks::give_up(const std::string& fault) const {
+  std::this_thread::sleep_for(kMostUntilLossIsKnown);
+  end_rank("rank " + std::to_string(rank_) + " of " + std::to_string(size_) +
+           " gives up: " + fault +
+           " (a GPU that waits for another rank for a minute fails, too)");
 }
 
 }  // namespace mlxlm

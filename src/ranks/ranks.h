@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <mlx/array.h>
 
@@ -30,6 +31,10 @@ class Ranks {
   // All ranks' x [..., N] side by side, [..., size * N].
   mx::array side_by_side(const mx::array& x) const;
 
+  // All ranks' texts, in their order, which are of one length; like sums, all
+  // ranks begin it.
+  std::vector<std::string> gather(const std::string& text) const;
+
   // Rank 0's text, at every rank.
   std::string share(const std::string& text) const;
   // The same of a number that rank 0 draws.
@@ -38,9 +43,9 @@ class Ranks {
   // All work is done: the others may end, and this process need not tell why
   // it does.
   void finish();
-  // A failed operation of MLX may be due to a lost rank: gives the channel the
-  // time to find out, which ends the process.
-  void wait_for_loss() const;
+  // Ends the process after a failed operation of MLX. That may be due to a lost
+  // rank, which the channel has the time to find out and tell.
+  [[noreturn]] void give_up(const std::string& fault) const;
 
  private:
   Ranks();

@@ -14,6 +14,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/peer_memory.h"
 #include "kernels/cuda/sources.h"
 #include "kernels/cuda/step_program.h"
 #include "kernels/cuda/wide_step.h"
@@ -53,16 +54,29 @@ int stage_bytes(const Linear& linear) {
   return 16 * (row + 2 * scales) + 2 * 8;
 }
 
+// Of the ranks' mailboxes (StepMail::boxes), whose words are of 8 bytes.
+std::size_t mailbox_bytes(const StepSpec& spec) {
+  const std::size_t size = columns_of(*spec.embedding);
+  const std::size_t vocabulary =
+      spec.ranks->splits_head ? spec.head->weight.shape(0) : 0;
+  return (2 * size + vocabulary) * spec.ranks->count * 8;
+}
+
 class CudaStep : public Step {
  public:
-  CudaStep(const StepSpec& spec, const StepProgram& program, int num_stages)
+  // mail: with the other ranks; null for one alone.
+  CudaStep(const StepSpec& spec,
+           const StepProgram& program,
+           int num_stages,
+           std::unique_ptr<PeerMemory> mail)
       : dtype_(program.dtype()),
         kept_(program.arrays()),
+        mail_(std::move(mail)),
         frequencies_(on_device(frequencies_of(spec.rope))),
         barrier_(on_device(mx::zeros({2}, mx::uint64))),
         operations_(array_of(program.operations())),
         call_(start(spec, program, num_stages)),
-        wide_(WideStep::make(spec, program)) {}
+        wide_(mail_ ? std::nullopt : WideStep::make(spec, program)) {}
 
   mx::Dtype dtype() const override { return dtype_; }
 
@@ -135,13 +149,22 @@ class CudaStep : public Step {
     return buffers;
   }
 
+  // Their addresses; more than 8 bytes (kPositionCopies).
+  mx::array mailboxes() const {
+    std::vector<std::uint64_t> addresses(2);
+    if (mail_) addresses = mail_->addresses();
+    return on_device(mx::array(
+        addresses.data(), {static_cast<int>(addresses.size())}, mx::uint64));
+  }
+
   // What all calls for one row share.
   Launch start(const StepSpec& spec,
                const StepProgram& program,
                int num_stages) {
-    static const std::string kText =
-        std::string(k_async) + k_step_stream + k_step_input + k_step_sources +
-        k_step_linear + k_step_attention + k_step_experts + k_step;
+    static const std::string kText = std::string(k_async) + k_step_stream +
+                                     k_step_input + k_step_sources +
+                                     k_step_linear + k_step_attention +
+                                     k_step_experts + k_step_ranks + k_step;
     const int blocks = device_limits().num_processors;
     const int size = columns_of(*spec.embedding);
     const int heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;
@@ -149,16 +172,19 @@ class CudaStep : public Step {
     const int shares = std::max(blocks / spec.num_kv_heads, 1);
     const int vocabulary = spec.head->weight.shape(0);
     const auto dtype = program.dtype();
+    const auto ranks = spec.ranks.value_or(StepRanks{});
+    const int parts = ranks.splits_head ? ranks.count : 1;
     Launch call{
         .name = "decoding_step",
         .header = kText.c_str(),
         .body = &body,
         .inputs = {{"operations", operations_},
                    {"barrier", barrier_},
-                   {"frequencies", frequencies_}},
+                   {"frequencies", frequencies_},
+                   {"mailboxes", mailboxes()}},
         .output_names =
             {"logits", "next", "state", "heads", "answers", "hidden"},
-        .output_shapes = {{1, 1, vocabulary},
+        .output_shapes = {{1, 1, vocabulary * parts},
                           {kPositionCopies, 1},
                           {size},
                           {heads},
@@ -166,6 +192,7 @@ class CudaStep : public Step {
                           {hidden}},
         .output_dtypes =
             {mx::float32, mx::int32, mx::float32, mx::float32, dtype, dtype},
+        .scalars = {{"rank", ranks.rank}},
         .constants = {{"T", dtype},
                       {"BITS", StepFormat(*spec.embedding).bits},
                       {"GROUP", StepFormat(*spec.embedding).group_size},
@@ -182,7 +209,9 @@ class CudaStep : public Step {
                        static_cast<int>(program.operations().size())},
                       {"SIZE", size},
                       {"HIDDEN", hidden},
-                      {"VOCABULARY", vocabulary}},
+                      {"VOCABULARY", vocabulary},
+                      {"RANKS", ranks.count},
+                      {"SPLITS_HEAD", ranks.splits_head}},
         .blocks_x = blocks,
         .threads = kBlockThreads,
         .shared_bytes = fixed_shared_bytes(spec, program.largest_size()) +
@@ -199,7 +228,11 @@ class CudaStep : public Step {
                  reinterpret_cast<T*>(tables[2 * i + 1]),
                  static_cast<long long>(tables[2 * LAYERS])};
   }
-  StepArguments<T> a{};
+  __shared__ Word* boxes[RANKS];
+  for (int i = threadIdx.x; i < RANKS; i += blockDim.x) {
+    boxes[i] = reinterpret_cast<Word*>(mailboxes[i]);
+  }
+  StepArguments<T, RANKS> a{};
   a.operations = reinterpret_cast<const StepOperation<T>*>(operations);
   a.num_operations = NUM_OPERATIONS;
   a.caches = caches;
@@ -217,14 +250,16 @@ class CudaStep : public Step {
   a.heads = heads;
   a.answers = answers;
   a.hidden = hidden;
+  a.mail = {boxes, rank, SPLITS_HEAD};
   if (blockIdx.x == 0 && threadIdx.x == 0) next[0] = position[0] + 1;
   Step<T, BITS, GROUP, 1, D, ROTATED, TRADITIONAL, HEADS / KV_HEADS, STAGES,
-       MAX_SIZE, EXPERTS>::run(a);
+       MAX_SIZE, EXPERTS, RANKS>::run(a);
 )";
   }
 
   mx::Dtype dtype_;
   std::vector<mx::array> kept_;  // that the operations point to
+  std::unique_ptr<PeerMemory> mail_;
   mx::array frequencies_;
   mx::array barrier_;
   mx::array operations_;
@@ -239,24 +274,44 @@ class CudaStep : public Step {
 }  // namespace
 }  // namespace cuda
 
+namespace cuda {
+namespace {
+
+// How many stages the ring of a block has room for; 0: too few.
+int num_stages(const StepSpec& spec, const StepProgram& program) {
+  constexpr int kFewest = 4;
+  constexpr int kMost = 9;
+  constexpr int kStaticShared = 24;  // of a layer: caches; of a rank: 8
+  const int num_ranks = spec.ranks ? spec.ranks->count : 1;
+  const int room = device_limits().shared_bytes_per_block - 8 * num_ranks -
+                   static_cast<int>(spec.layers.size()) * kStaticShared -
+                   fixed_shared_bytes(spec, program.largest_size());
+  const int stages = std::min(room / stage_bytes(*spec.embedding), kMost);
+  return stages < kFewest ? 0 : stages;
+}
+
+}  // namespace
+}  // namespace cuda
+
 std::unique_ptr<Step> make_cuda_step(const StepSpec& spec) {
   constexpr int kHopper = 9;
-  constexpr int kFewestStages = 4;
-  constexpr int kMostStages = 9;
-  constexpr int kStaticShared = 24;  // of a layer: caches
   const auto& limits = cuda::device_limits();
-  if (limits.compute_capability_major < kHopper || limits.num_processors == 0 ||
-      !cuda::suits_step(spec)) {
-    return nullptr;
+  std::optional<cuda::StepProgram> program;
+  int stages = 0;
+  if (limits.compute_capability_major >= kHopper && limits.num_processors > 0 &&
+      cuda::suits_step(spec)) {
+    program.emplace(spec, limits.num_processors);
+    if (program->usable()) stages = cuda::num_stages(spec, *program);
   }
-  const cuda::StepProgram program(spec, limits.num_processors);
-  const int room = limits.shared_bytes_per_block -
-                   static_cast<int>(spec.layers.size()) * kStaticShared -
-                   cuda::fixed_shared_bytes(spec, program.largest_size());
-  const int stages =
-      std::min(room / cuda::stage_bytes(*spec.embedding), kMostStages);
-  if (!program.usable() || stages < kFewestStages) return nullptr;
-  return std::make_unique<cuda::CudaStep>(spec, program, stages);
+  std::unique_ptr<cuda::PeerMemory> mail;
+  if (spec.ranks) {
+    mail = cuda::PeerMemory::make(*spec.ranks,
+                                  stages > 0 ? cuda::mailbox_bytes(spec) : 0);
+    if (!mail) return nullptr;
+  }
+  if (stages == 0) return nullptr;
+  return std::make_unique<cuda::CudaStep>(
+      spec, *program, stages, std::move(mail));
 }
 
 }  // namespace mlxlm::kernels

@@ -5,11 +5,12 @@
 
 #include "step_attention.cuh"
 #include "step_experts.cuh"
+#include "step_ranks.cuh"
 
 namespace mlxlm {
 
 // What a step works on. M: rows, each one token of a sequence of its own.
-template <class T>
+template <class T, int RANKS = 1>
 struct StepArguments {
   const StepOperation<T>* operations;
   int num_operations;
@@ -21,13 +22,14 @@ struct StepArguments {
   int size;         // of the state
   int hidden_size;  // of the MLP
   int vocabulary_size;
-  float* logits;  // [M, V]
+  float* logits;  // [M, V]; of several ranks' parts: [ranks, V]
   unsigned long long* barrier;
   const float* frequencies;  // of the rope: [rotated / 2]
   float* state;              // [M, size]
   float* heads;              // [M, (H + 2 Hkv) D]
   T* answers;                // of attention: [M, H, shares, D + 8]
   T* hidden;                 // [M, hidden_size]
+  StepMail<RANKS> mail;
 #ifdef MLXLM_STEP_TRACE
   long long* trace;  // [blocks][operations][4]: nanoseconds
 #endif
@@ -35,8 +37,8 @@ struct StepArguments {
 
 #ifdef MLXLM_STEP_TRACE
 #define MLXLM_TRACE(i, what) trace(a, i, what)
-template <class T>
-__device__ void trace(const StepArguments<T>& a, int i, int what) {
+template <class Arguments>
+__device__ void trace(const Arguments& a, int i, int what) {
   if (threadIdx.x != 0) return;
   long long now;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
@@ -57,9 +59,11 @@ template <class T,
           int QUERIES,
           int COUNT,
           int MAX_SIZE,
-          bool EXPERTS>
+          bool EXPERTS,
+          int RANKS = 1>
 struct Step {
-  static_assert(M == 1 || !EXPERTS);
+  static_assert(M == 1 || (!EXPERTS && RANKS == 1));
+  using Arguments = StepArguments<T, RANKS>;
   using Linear = StepLinear<T, BITS, GROUP, M, EXPERTS>;
   using Input = StagedInput<T, BITS, GROUP>;
   using Attention = StepAttention<T, D, ROTATED, TRADITIONAL, QUERIES>;
@@ -82,7 +86,7 @@ struct Step {
     alignas(16) u32 x[kX > kParts ? kX : kParts];  // also attention's parts
   };
 
-  static __device__ void run(const StepArguments<T>& a) {
+  static __device__ void run(const Arguments& a) {
     extern __shared__ __align__(16) unsigned char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     if (threadIdx.x == 0) {
@@ -110,7 +114,7 @@ struct Step {
     return op.kind == kStepLinear || op.kind == kStepGated;
   }
 
-  static __device__ void load(const StepArguments<T>& a, Shared& shared) {
+  static __device__ void load(const Arguments& a, Shared& shared) {
     const int thread = threadIdx.x - kStepThreads - kResultThreads;
     RingPlace place;
     RingPlace choice;
@@ -137,7 +141,7 @@ struct Step {
 
   // Brings what the computing warps will read of an operation, beside weights,
   // into the second cache level.
-  static __device__ void prepare(const StepArguments<T>& a,
+  static __device__ void prepare(const Arguments& a,
                                  const Operation& op,
                                  int thread) {
     if (op.kind == kStepAttention) {
@@ -160,7 +164,7 @@ struct Step {
     }
   }
 
-  static __device__ void compute(const StepArguments<T>& a, Shared& shared) {
+  static __device__ void compute(const Arguments& a, Shared& shared) {
     RingPlace place;
     RingPlace turn;
     Fetch<Operation> next;
@@ -208,14 +212,16 @@ struct Step {
   }
 
   // The warp that finishes results, and waits for the other blocks.
-  static __device__ void finish(const StepArguments<T>& a, Shared& shared) {
+  static __device__ void finish(const Arguments& a, Shared& shared) {
     RingPlace turn;
     GridBarrier barrier(a.barrier);
+    // No two operations that others wait for have the same, in all steps.
+    const u32 first_stamp = static_cast<u32>(barrier.target / gridDim.x);
     operation_sync();
     for (int i = 0; i < a.num_operations; ++i) {
       const Operation& op = shared.computed[i % 2];
       if (has_weights(op)) {
-        finish_results(a, op, shared, turn);
+        finish_results(a, op, shared, turn, first_stamp + i);
         __syncwarp();
       } else {
         operation_sync();
@@ -232,7 +238,7 @@ struct Step {
   }
 
   // The state's first value: rows of the table.
-  static __device__ void embed(const StepArguments<T>& a, const Operation& op) {
+  static __device__ void embed(const Arguments& a, const Operation& op) {
     const auto& table = op.matrices[0];
     const int step = gridDim.x * kStepThreads;
     for (int i = blockIdx.x * kStepThreads + threadIdx.x; i < M * op.size;
@@ -260,9 +266,7 @@ struct Step {
   }
 
   // Into how many shares the keys of row m are split.
-  static __device__ int num_shares(const StepArguments<T>& a,
-                                   int window,
-                                   int m) {
+  static __device__ int num_shares(const Arguments& a, int window, int m) {
     constexpr int kKeysPerShare = kStepWarps * Attention::kTileKeys;
     const int most = max(static_cast<int>(gridDim.x) / (M * a.num_kv_heads), 1);
     int keys = a.positions[m] + 1;
@@ -271,7 +275,7 @@ struct Step {
   }
 
   // Where the answers of row m begin, in heads: rows have the most room.
-  static __device__ size_t answers_of(const StepArguments<T>& a, int m) {
+  static __device__ size_t answers_of(const Arguments& a, int m) {
     const int most = max(static_cast<int>(gridDim.x) / (M * a.num_kv_heads), 1);
     return static_cast<size_t>(m) * a.num_heads * most;
   }
@@ -279,7 +283,7 @@ struct Step {
   // Calls use(row, key head, share, number of shares) for what this block has
   // of an attention.
   template <class Use>
-  static __device__ void each_share(const StepArguments<T>& a,
+  static __device__ void each_share(const Arguments& a,
                                     const Operation& op,
                                     const Use& use) {
     int unit = blockIdx.x;
@@ -293,7 +297,7 @@ struct Step {
     }
   }
 
-  static __device__ void attend(const StepArguments<T>& a,
+  static __device__ void attend(const Arguments& a,
                                 const Operation& op,
                                 Shared& shared) {
     const int width = (a.num_heads + 2 * a.num_kv_heads) * D;
@@ -318,7 +322,7 @@ struct Step {
     });
   }
 
-  static __device__ void take_input(const StepArguments<T>& a,
+  static __device__ void take_input(const Arguments& a,
                                     const Operation& op,
                                     const StepChoice& choice,
                                     const typename Input::Rows& rows) {
@@ -348,10 +352,15 @@ struct Step {
 
   static __device__ float silu(float x) { return x / (1 + __expf(-x)); }
 
-  static __device__ void finish_results(const StepArguments<T>& a,
+  static __device__ void finish_results(const Arguments& a,
                                         const Operation& op,
                                         Shared& shared,
-                                        RingPlace& turn) {
+                                        RingPlace& turn,
+                                        u32 stamp) {
+    if (RANKS > 1 && is_shared(a, op)) {
+      finish_shared(a, op, shared, turn, stamp);
+      return;
+    }
     if (op.kind == kStepGated) {
       Linear::results(
           op,
@@ -410,7 +419,72 @@ struct Step {
         });
   }
 
-  static __device__ void finish_gated(const StepArguments<T>& a,
+  // Whether other ranks have the other parts of the results.
+  static __device__ bool is_shared(const Arguments& a, const Operation& op) {
+    return op.output == kOutputState ||
+           (op.output == kOutputLogits && a.mail.splits_head);
+  }
+
+  // The ranks' parts of the state are added up, in the same order at each, and
+  // those of the logits put side by side.
+  static __device__ void finish_shared(const Arguments& a,
+                                       const Operation& op,
+                                       Shared& shared,
+                                       RingPlace& turn,
+                                       u32 stamp) {
+    const auto& matrix = op.matrices[0];
+    const bool adds = op.output == kOutputState;
+    const size_t width = adds ? a.size : a.vocabulary_size;
+    const int box = adds ? (op.input == kInputHidden ? 1 : 0) : 2;
+    const size_t base = static_cast<size_t>(box) * RANKS * a.size;
+    auto row_of = [](int tile) { return tile * 16 + threadIdx.x % 16; };
+    Linear::results(
+        op,
+        shared.square,
+        shared.partials,
+        turn,
+        [](int) {},
+        [&](int tile, int, float value, float) {
+          const int n = row_of(tile);
+          if (threadIdx.x % 32 >= 16 || n >= matrix.num_rows) return;
+          if (matrix.bias != nullptr) value += to_float(matrix.bias[n]);
+          a.mail.send(base + a.mail.rank * width + n, value, stamp);
+        });
+    constexpr int kAtATime = 4;  // of a lane; each half of the warp has a tile
+    const int step = 2 * gridDim.x;
+    const int half = threadIdx.x % 32 / 16;
+    for (int v = Linear::Sources::first_visit(op) + half * gridDim.x;
+         v < op.num_tiles;
+         v += kAtATime * step) {
+      Word words[kAtATime][RANKS];
+      float before[kAtATime];
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) {
+        const int n = min(row_of(v + i * step), matrix.num_rows - 1);
+#pragma unroll
+        for (int r = 0; r < RANKS; ++r) {
+          words[i][r] = a.mail.read(base + r * width + n);
+        }
+        if (adds) before[i] = __ldcg(a.state + n);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) {
+        const int n = row_of(v + i * step);
+        if (n >= matrix.num_rows) continue;
+        float sum = 0;
+#pragma unroll
+        for (int r = 0; r < RANKS; ++r) {
+          const size_t at = r * width + n;
+          const float value = a.mail.wait(base + at, words[i][r], stamp);
+          sum += value;
+          if (!adds) a.logits[at] = value;
+        }
+        if (adds) a.state[n] = before[i] + op.scale * sum;
+      }
+    }
+  }
+
+  static __device__ void finish_gated(const Arguments& a,
                                       const Operation& op,
                                       int tile,
                                       int m,
