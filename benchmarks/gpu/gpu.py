@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks mlx-lm on a GPU and times it, on a machine without network.
 
-  gpu.py MLX_LM [--tests PROGRAM] [--reference] [--gpus N] [--llama FOLDER GGUF]
+  gpu.py MLX_LM [--tests PROGRAM] [--reference] [--gpus N] [--llama FOLDER]
 
 MLX_LM is the program, linked or started with MLX's CUDA build; the Python that
 runs this has MLX's package and, for --reference, mlx-lm's. First come the kernels'
@@ -91,11 +91,12 @@ def reference(folder, row):
 def llama(programs, gguf, row):
     if row.batch > 1:
         tokens = row.batch * (row.prompt + row.generate)
-        lines = output(
+        text = output(
             [Path(programs) / "llama-batched-bench", "-m", gguf, "-ngl", 99,
              "-fa", "on", "-c", tokens, "-npp", row.prompt, "-ntg", row.generate,
-             "-npl", row.batch, "--output-format", "jsonl"], 300).splitlines()
-        return json.loads(lines[-1])["speed_tg"]
+             "-npl", row.batch, "--output-format", "jsonl"], 300)
+        line = next(each for each in text.splitlines() if each.startswith("{"))
+        return json.loads(line)["speed_tg"]
     reads = row.key == "prompt_tps"
     rows = json.loads(output(
         [Path(programs) / "llama-bench", "-m", gguf, "-ngl", 99, "-fa", 1,
@@ -160,7 +161,7 @@ def measure(args, folder, rows):
             reference(folder / row.model, row) if row.gpus == 1 else None)
     if args.llama:
         engines["llama.cpp"] = lambda row: (
-            llama(*args.llama, row)
+            llama(args.llama, folder / "8b.gguf", row)
             if row.model == "8b" and row.gpus == 1 else None)
     results = {}
     for _ in range(args.rounds):
@@ -199,9 +200,10 @@ def main():
     parser.add_argument("--reference", action="store_true",
                         help="the Python package, too: its first use compiles for "
                              "minutes")
-    parser.add_argument("--llama", nargs=2, metavar=("FOLDER", "GGUF"),
+    parser.add_argument("--llama", metavar="FOLDER",
                         help="with llama-bench and llama-batched-bench")
-    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--gpus", type=int, default=1,
+                        help="how many to run on together, beside one alone")
     parser.add_argument("--models", default=",".join(models.SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"),
@@ -219,6 +221,10 @@ def main():
         passed = compare_tokens(args.mlx_lm, folder, args.gpus) and passed
         for name in {row.model for row in rows}:
             models.write(folder / name, shapes[name])
+        if args.llama:
+            import gguf_file
+            gguf_file.write(folder / "8b.gguf", shapes["8b"],
+                            list(models.layer_matrices(shapes["8b"])))
         bytes_per_second = bandwidth()
         print(f"\n{mx.device_info().get('device_name', 'CPU')}: reads and writes "
               f"{bytes_per_second / 1e9:,.0f} GB/s; medians of {args.rounds}\n")

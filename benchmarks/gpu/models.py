@@ -31,7 +31,7 @@ SHAPES = {
 SMALL = {  # to try this program out, and to compare tokens
     "8b": Shape(2, 512, 16, 4, 64, 1024, 1000),
     "8b-bf16": Shape(2, 512, 16, 4, 64, 1024, 1000, bits=16),
-    "30b-a3b": Shape(2, 512, 8, 2, 64, 256, 1000, experts=16, chosen=4),
+    "30b-a3b": Shape(2, 512, 16, 4, 64, 512, 1000, experts=16, chosen=4),
 }
 
 
