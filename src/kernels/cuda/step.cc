@@ -280,13 +280,15 @@ namespace {
 // How many stages the ring of a block has room for; 0: too few.
 int num_stages(const StepSpec& spec, const StepProgram& program) {
   constexpr int kFewest = 4;
-  constexpr int kMost = 9;
-  constexpr int kStaticShared = 24;  // of a layer: caches; of a rank: 8
+  const int most = StepFormat(*spec.embedding).dense() ? 9 : 8;
+  constexpr int kAlignment = 128;
   const int num_ranks = spec.ranks ? spec.ranks->count : 1;
-  const int room = device_limits().shared_bytes_per_block - 8 * num_ranks -
-                   static_cast<int>(spec.layers.size()) * kStaticShared -
+  // Caches and mailboxes.
+  const int others = 24 * static_cast<int>(spec.layers.size()) + 8 * num_ranks;
+  const int room = device_limits().shared_bytes_per_block -
+                   (others + kAlignment - 1) / kAlignment * kAlignment -
                    fixed_shared_bytes(spec, program.largest_size());
-  const int stages = std::min(room / stage_bytes(*spec.embedding), kMost);
+  const int stages = std::min(room / stage_bytes(*spec.embedding), most);
   return stages < kFewest ? 0 : stages;
 }
 

@@ -87,7 +87,8 @@ struct Step {
   };
 
   static __device__ void run(const Arguments& a) {
-    extern __shared__ __align__(16) unsigned char memory[];
+    // Copies of memory's sectors are slower where they fall on two of them.
+    extern __shared__ __align__(128) unsigned char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     if (threadIdx.x == 0) {
       for (int i = 0; i < COUNT; ++i) {

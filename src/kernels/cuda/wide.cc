@@ -54,15 +54,11 @@ Plan plan_of(const mx::array& x, const Linear& linear, int num_output_tiles) {
 
 // Of WideMatmul::Shared.
 int shared_bytes(const Linear& linear, int row_tile) {
-  const bool is_large = row_tile > 64;
-  const int stages = linear.bits == 8 ? 2 : is_large ? 3 : 4;
-  const int slabs = is_large        ? (linear.bits == 8 ? 4 : 6)
-                    : row_tile > 32 ? 8
-                                    : 16;
+  const WideRings rings(linear.bits, row_tile);
   const int words = kOutputs * kStage / 8 * linear.bits;
   const int scales = kOutputs * 2 * (kStage / linear.group_size * 2);
-  const int bytes =
-      slabs * kSlab * row_tile * 2 + stages * (words + scales) + slabs * 2 * 8;
+  const int bytes = rings.slabs * kSlab * row_tile * 2 +
+                    rings.stages * (words + scales) + rings.slabs * 2 * 8;
   return (bytes + 127) / 128 * 128;
 }
 

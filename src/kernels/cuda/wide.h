@@ -23,4 +23,12 @@ mx::array many_rows_gated(const mx::array& x,
                           const Linear& up,
                           Activation activation);
 
+// WideMatmul::kStages and kSlabs.
+struct WideRings {
+  int stages, slabs;
+  WideRings(int bits, int row_tile)
+      : stages(bits == 8 || row_tile <= 16 ? 2 : 3),
+        slabs(row_tile > 16 ? 4 : 16) {}
+};
+
 }  // namespace mlxlm::kernels::cuda

@@ -60,9 +60,10 @@ struct WideMatmul {
   using Problem = WideProblem<T>;
   using Columns = WideColumns<BITS>;
   static constexpr int kOutputs = kWideOutputs;
-  // As many as shared memory holds.
-  static constexpr int kStages = BITS == 8 ? 2 : N > 64 ? 3 : 4;
-  static constexpr int kSlabs = N > 64 ? (BITS == 8 ? 4 : 6) : N > 32 ? 8 : 16;
+  // Few: what they leave is the first cache level, where lines of scales stay
+  // from stage to stage.
+  static constexpr int kStages = BITS == 8 || N <= 16 ? 2 : 3;
+  static constexpr int kSlabs = N > 16 ? 4 : 16;
   static constexpr int kSlabsOfStage = kWideStage / kWideSlab;
   static constexpr int kChunks = kWideStage / Columns::kBlock;
   static constexpr int kScaleBytes = kWideStage / GROUP * 2;

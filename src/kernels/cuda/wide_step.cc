@@ -9,6 +9,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/sources.h"
+#include "kernels/cuda/wide.h"
 
 namespace mlxlm::kernels::cuda {
 namespace {
@@ -161,11 +162,9 @@ WideStep::WideStep(const StepSpec& spec,
 
 // Of WideStep::Shared.
 int WideStep::shared_bytes(int row_tile) const {
-  const bool is_large = row_tile > 64;
-  const int stages = bits_ == 8 ? 2 : is_large ? 3 : 4;
-  const int slabs = is_large ? (bits_ == 8 ? 4 : 6) : row_tile > 32 ? 8 : 16;
+  const WideRings rings(bits_, row_tile);
   const int queries = num_heads_ / num_kv_heads_;
-  const int x = std::max(slabs * kSlab * row_tile * 2,
+  const int x = std::max(rings.slabs * kSlab * row_tile * 2,
                          kTeams * kTeamWarps * queries * head_size_ * 4);
   const int stage =
       kOutputs * kStage / 8 * bits_ + kOutputs * 2 * (kStage / group_size_ * 2);
@@ -173,8 +172,8 @@ int WideStep::shared_bytes(int row_tile) const {
                         kTeamWarps * (head_size_ + 2 * queries) * 4 + 16;
   const int records = kRecords * static_cast<int>(sizeof(OperationRecord));
   const int results = row_tile * 4 + kBlockThreads / 32 * 8 * 4;
-  const int barriers = slabs * 2 * 8 + 32;
-  return (x + stages * stage + kTeams * attention + records + results +
+  const int barriers = rings.slabs * 2 * 8 + 32;
+  return (x + rings.stages * stage + kTeams * attention + records + results +
           barriers + 127) /
          128 * 128;
 }
