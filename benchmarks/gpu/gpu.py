@@ -94,7 +94,8 @@ def llama(programs, gguf, row):
         text = output(
             [Path(programs) / "llama-batched-bench", "-m", gguf, "-ngl", 99,
              "-fa", "on", "-c", tokens, "-npp", row.prompt, "-ntg", row.generate,
-             "-npl", row.batch, "--output-format", "jsonl"], 300)
+             # Twice: it may end before the last line is written.
+             "-npl", f"{row.batch},{row.batch}", "--output-format", "jsonl"], 300)
         line = next(each for each in text.splitlines() if each.startswith("{"))
         return json.loads(line)["speed_tg"]
     reads = row.key == "prompt_tps"
