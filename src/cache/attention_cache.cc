@@ -60,8 +60,9 @@ std::optional<KvQuantization> quantization_of(const KeysAndValues& rows) {
 KeysAndValues quantized_copy(const KeysAndValues& rows,
                              const KvQuantization& quantization) {
   KeysAndValues empty = empty_rows(quantization);
-  return rows.empty() ? empty
-                      : empty.encoded(rows.keys.plain(), rows.values.plain());
+  return rows.empty()
+             ? empty
+             : empty.encoded(rows.keys.restored(), rows.values.restored());
 }
 
 Mask AttentionCache::make_mask(int num_queries,

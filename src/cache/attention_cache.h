@@ -79,6 +79,10 @@ class AttentionCache : public Cache {
   virtual KeysAndValues update(const mx::array& keys,
                                const mx::array& values) = 0;
 
+  // Keeps float32 keys and values in float16, where it keeps them as they come.
+  // Only while it is empty.
+  virtual void keep_halves() = 0;
+
   // All that is held, rows that aren't in use included.
   virtual const KeysAndValues& rows() const = 0;
   // How many keys the next `num_tokens` tokens meet, their own included.

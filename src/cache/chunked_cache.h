@@ -37,6 +37,7 @@ class ChunkedKVCache : public AttentionCache {
                  int window_tokens,
                  bool want_array = false) const override;
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  void keep_halves() override { content_.rows.keep_halves(); }
   const KeysAndValues& rows() const override { return content_.rows; }
   KeysAndValues keys_and_values() const {
     return content_.rows.slice(0, size());

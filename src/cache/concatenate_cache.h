@@ -16,6 +16,7 @@ class ConcatenateKVCache : public AttentionCache {
   CacheCapabilities capabilities() const override;
 
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  void keep_halves() override { rows_.keep_halves(); }
   const KeysAndValues& rows() const override { return rows_; }
 
   bool is_trimmable() const override { return true; }

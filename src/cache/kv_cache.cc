@@ -25,7 +25,7 @@ std::optional<RoomInPlace> KVCache::room_in_place(const mx::array& k,
   if (rows_.keys.format().quantized() || !reads_rows_as_they_are(spec)) {
     return std::nullopt;
   }
-  rows_.reserve(rows_.encoded(k, v), num_tokens, offset_);
+  rows_.reserve(rows_.shaped_as(k, v), num_tokens, offset_);
   if (!rows_.sole()) return std::nullopt;
   Mask mask =
       spec.causal ? make_mask(num_tokens, spec.window_tokens) : Mask::none();

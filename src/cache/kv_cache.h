@@ -31,6 +31,7 @@ class KVCache : public AttentionCache {
                                            const AttendSpec& spec) override;
   mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  void keep_halves() override { rows_.keep_halves(); }
   const KeysAndValues& rows() const override { return rows_; }
   // The part in use; only if not empty().
   KeysAndValues keys_and_values() const { return rows_.slice(0, offset_); }

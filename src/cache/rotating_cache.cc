@@ -173,7 +173,8 @@ void RotatingKVCache::grow(const KeysAndValues& rows) {
       (c.offset < c.rows.count() || c.rows.count() >= c.max_size)) {
     return;
   }
-  auto fresh = rows.zeros(std::min(kCacheStepTokens, c.max_size - c.offset));
+  auto fresh = (c.rows.empty() ? rows : c.rows)
+                   .zeros(std::min(kCacheStepTokens, c.max_size - c.offset));
   c.rows = c.rows.empty() ? fresh : c.rows.followed_by(fresh);
   c.index = c.offset;
 }
@@ -212,7 +213,7 @@ std::optional<RoomInPlace> RotatingKVCache::room_in_place(
       !reads_rows_as_they_are(spec)) {
     return std::nullopt;
   }
-  KeysAndValues rows = c.rows.encoded(k, v);
+  KeysAndValues rows = c.rows.shaped_as(k, v);
   c.rows.check_fit(rows);
   Mask mask =
       spec.causal ? make_mask(num_tokens, spec.window_tokens) : Mask::none();
@@ -221,7 +222,7 @@ std::optional<RoomInPlace> RotatingKVCache::room_in_place(
   } else if (c.rows.count() < c.offset + num_tokens) {
     const int more = std::max(num_tokens, kCacheStepTokens);
     c.rows = c.rows.followed_by(
-        rows.zeros(std::min(more, c.max_size - c.rows.count())));
+        c.rows.zeros(std::min(more, c.max_size - c.rows.count())));
   }
   const int at = c.index;
   c.offset += num_tokens;
@@ -312,9 +313,9 @@ void RotatingKVCache::set_state(const CacheState& state) {
   // Nothing overwritten yet: the next place is the number of tokens, and room
   // behind it is never made past max_size. Later all rows, max_size or more,
   // are in use and the place lies behind the kept ones.
-  bool in_order = content.index == content.offset &&
-                  (content.index == held_tokens ||
-                   held_tokens <= content.max_size);
+  bool in_order =
+      content.index == content.offset &&
+      (content.index == held_tokens || held_tokens <= content.max_size);
   bool full = content.offset >= held_tokens &&
               held_tokens >= content.max_size &&
               (content.index == held_tokens || content.index >= content.keep);

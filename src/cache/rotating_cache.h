@@ -40,6 +40,7 @@ class RotatingKVCache : public AttentionCache {
   mx::array attend_again(const mx::array& q, const AttendSpec& spec) override;
   // One token overwrites the oldest; several put the cache in order first.
   KeysAndValues update(const mx::array& keys, const mx::array& values) override;
+  void keep_halves() override { content_.rows.keep_halves(); }
   const KeysAndValues& rows() const override { return content_.rows; }
   int num_keys_after(int num_tokens) const override;
   KeysAndValues keys_and_values() const;

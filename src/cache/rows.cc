@@ -66,6 +66,7 @@ kernels::QuantizedTensor Rows::quantized() const {
 }
 
 mx::array Rows::restored() const {
+  if (format_.half) return mx::astype(plain(), mx::float32);
   if (!format_.quantized()) return plain();
   return mx::dequantize(arrays_.at(0),
                         arrays_.at(1),
@@ -76,7 +77,10 @@ mx::array Rows::restored() const {
 
 Rows Rows::encoded(const mx::array& rows) const {
   if (!format_.quantized()) {
-    return {format_, {rows}};
+    const bool half =
+        rows.dtype() == mx::float32 &&
+        (empty() ? format_.half : arrays_[0].dtype() == mx::float16);
+    return {format_, {half ? kernels::to_half(kernels::table(), rows) : rows}};
   }
   if (rows.shape(-1) % format_.group_size != 0) {
     throw Error(ErrorKind::argument,
@@ -137,7 +141,8 @@ void Rows::reserve(const Rows& rows, int num_tokens, int used) {
   if (!empty() && used + num_tokens <= count()) {
     return;
   }
-  Rows fresh = rows.zeros((num_tokens + kCacheStepTokens - 1) /
+  Rows fresh = (empty() ? rows : *this)
+                   .zeros((num_tokens + kCacheStepTokens - 1) /
                           kCacheStepTokens * kCacheStepTokens);
   if (empty()) {
     *this = std::move(fresh);

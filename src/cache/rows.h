@@ -17,10 +17,12 @@ namespace mx = mlx::core;
 // more than were in use), so that a head's rows are whole pages of a file.
 inline constexpr int kCacheStepTokens = 256;
 
-// How rows are stored: as they come, or in MLX's affine quantization.
+// How rows are stored: as they come, in float16, or in MLX's affine
+// quantization.
 struct RowFormat {
-  int bits = 0;  // 0: as they come
+  int bits = 0;  // 0: as they come, or halves
   int group_size = 0;
+  bool half = false;  // not quantized, float32 rows in float16
 
   bool quantized() const { return bits > 0; }
 };
@@ -28,6 +30,8 @@ struct RowFormat {
 // What is wrong with this format, if anything.
 std::optional<std::string> fault_of(const RowFormat& format);
 
+// Rows that are held already keep their dtype, and later ones take it.
+//
 // A value: copies share their arrays, and no array is changed in place while
 // another holds it. One that has its arrays for itself knows it: claim_ is made
 // with them and copied along. Arrays that were changed behind MLX's back are
@@ -57,6 +61,9 @@ class Rows {
   const std::vector<mx::array>& arrays() const;
   const mx::array& plain() const { return arrays().at(0); }
   kernels::QuantizedTensor quantized() const;
+
+  // Float32 rows that come are kept in float16 from now on; only if empty.
+  void keep_halves() { format_.half = !format_.quantized(); }
 
   // What they stand for, [B, H, T, D]; only if not empty.
   mx::array restored() const;
@@ -123,6 +130,16 @@ struct KeysAndValues {
 
   KeysAndValues encoded(const mx::array& k, const mx::array& v) const {
     return {keys.encoded(k), values.encoded(v)};
+  }
+  // For where only their shapes matter, and what is encoded would be too much.
+  KeysAndValues shaped_as(const mx::array& k, const mx::array& v) const {
+    return empty() ? encoded(k, v)
+                   : KeysAndValues{Rows(keys.format(), {k}),
+                                   Rows(values.format(), {v})};
+  }
+  void keep_halves() {
+    keys.keep_halves();
+    values.keep_halves();
   }
   KeysAndValues slice(int from, int to) const {
     return {keys.slice(from, to), values.slice(from, to)};

@@ -132,6 +132,7 @@ struct Storage {
   const char* name;
   std::optional<KvQuantization> quantization;
   int start = 0;  // tokens before it is quantized
+  bool halves = false;
 };
 
 inline const std::vector<Storage>& storages() {
@@ -141,6 +142,8 @@ inline const std::vector<Storage>& storages() {
       {"4 bits", bits(4)},
       {"8 bits for keys, 4 for values", KvQuantization{8, 4, 32}},
       {"4 bits from token 16 on", bits(4), 16},
+      {"halves", std::nullopt, 0, true},
+      {"halves, 4 bits from token 16 on", bits(4), 16, true},
   };
   return kStorages;
 }

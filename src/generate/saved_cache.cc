@@ -1,5 +1,6 @@
 // Whether a saved prompt cache is one of a model.
 #include <algorithm>
+#include <functional>
 #include <sstream>
 
 #include <mlx/mlx.h>
@@ -196,30 +197,38 @@ bool is_half(const mx::array& array) {
   return array.dtype() == mx::float16 || array.dtype() == mx::bfloat16;
 }
 
-// With float32 for 16-bit numbers.
-CacheState widened(const CacheState& state) {
+// With float32 for those arrays.
+CacheState widened(const CacheState& state,
+                   const std::function<bool(const mx::array&)>& those) {
   if (auto* array = std::get_if<mx::array>(&state.value)) {
-    return {is_half(*array) ? mx::astype(*array, mx::float32) : *array};
+    return {those(*array) ? mx::astype(*array, mx::float32) : *array};
   }
   if (auto* list = std::get_if<CacheState::List>(&state.value)) {
     CacheState::List items;
     for (const CacheState& item : *list) {
-      items.push_back(widened(item));
+      items.push_back(widened(item, those));
     }
     return {std::move(items)};
   }
   return state;
 }
 
+// 16-bit numbers become float32 for a model that has none, or, on the CPU, that
+// doesn't have these.
 void widen_as(const PromptCache& own, PromptCache& cache) {
-  if (std::ranges::any_of(arrays_of(own), is_half)) {
-    return;
-  }
+  const auto own_arrays = arrays_of(own);
+  const bool on_cpu = mx::default_device() == mx::Device::cpu;
+  if (!on_cpu && std::ranges::any_of(own_arrays, is_half)) return;
+  auto is_foreign = [&](const mx::array& array) {
+    return is_half(array) && std::ranges::none_of(own_arrays, [&](auto& each) {
+             return each.dtype() == array.dtype();
+           });
+  };
   for (auto& layer : cache) {
     std::vector<mx::array> arrays;
     layer->append_arrays_to(arrays);
-    if (std::ranges::any_of(arrays, is_half)) {
-      layer->set_state(widened(layer->state()));
+    if (std::ranges::any_of(arrays, is_foreign)) {
+      layer->set_state(widened(layer->state(), is_foreign));
     }
   }
 }

@@ -139,6 +139,30 @@ TEST(SavedCache, HalfPrecisionIsWidened) {
   }
 }
 
+TEST(SavedCache, HalvesStayWhereTheModelKeepsThem) {
+  class Keeping : public ToyModel {
+   public:
+    PromptCache make_cache(int max_kv_size = 0) const override {
+      auto cache = ToyModel::make_cache(max_kv_size);
+      for (auto& layer : cache) {
+        dynamic_cast<AttentionCache&>(*layer).keep_halves();
+      }
+      return cache;
+    }
+  } model;
+  PromptCache cache = model.make_cache();
+  auto rows = mx::random::normal({1, 2, 3, 32});
+  cache[0]->attend(rows, rows, rows, {});
+  rows = mx::astype(rows, mx::bfloat16);
+  cache[1]->attend(rows, rows, rows, {});
+  check_saved_cache("c.st", cache, {}, model, nullptr);
+  std::vector<mx::array> arrays;
+  for (auto& layer : cache) layer->append_arrays_to(arrays);
+  ASSERT_EQ(arrays.size(), 4u);
+  EXPECT_EQ(arrays[0].dtype(), mx::float16);
+  EXPECT_EQ(arrays[3].dtype(), mx::float32);
+}
+
 TEST(SavedCache, WithoutAnOriginTheLogSaysSo) {
   ToyModel model;
   Saved saved = saved_by(model, nullptr);

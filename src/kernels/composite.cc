@@ -81,6 +81,12 @@ AppendedAttention append_attention(const Table& table,
                    table, q, k, v, keys, values, at, num_keys, parameters);
 }
 
+mx::array to_half(const Table& table, const mx::array& x) {
+  if (table.to_half != nullptr) return table.to_half(x);
+  const mx::array largest(65504.0f);
+  return mx::astype(mx::clip(x, mx::negative(largest), largest), mx::float16);
+}
+
 mx::array concatenate_tokens(const Table& table,
                              const std::vector<mx::array>& parts) {
   return table.concatenate_tokens != nullptr ? table.concatenate_tokens(parts)

@@ -286,6 +286,10 @@ struct Table {
       std::span<const BatchRow> rows,
       const AttentionParameters& parameters) = nullptr;
 
+  // float32 -> float16; numbers too large for that become its largest. May be
+  // null.
+  mx::array (*to_half)(const mx::array& x) = nullptr;
+
   // [B, H, T_i, D] -> [B, H, sum of T_i, D]. May be null.
   mx::array (*concatenate_tokens)(const std::vector<mx::array>& parts) =
       nullptr;
@@ -351,6 +355,8 @@ AppendedAttention append_attention(const Table& table,
                                    int num_keys,
                                    const AttentionParameters& parameters);
 
+mx::array to_half(const Table& table, const mx::array& x);
+
 mx::array concatenate_tokens(const Table& table,
                              const std::vector<mx::array>& parts);
 
@@ -375,13 +381,17 @@ mx::array clamped_gate(const mx::array& gate,
 
 // How the CPU multiplies with quantized weights: exact with float32
 // activations, fast with activations rounded to integers of 16 bits, fastest
-// with 8 bits (docs/PERFORMANCE.md).
+// with 8 bits (docs/PERFORMANCE.md). See keeps_halves(), too.
 enum class CpuMode { exact, fast, fastest };
 
 // Of the environment variable MLX_LM_CPU_MODE at first; throws Error{argument}
 // if that names none.
 CpuMode cpu_mode();
 void set_cpu_mode(CpuMode mode);
+
+// Whether table() would have float32 keys and values kept in float16: those of
+// the CPU in all modes but exact.
+bool keeps_halves();
 
 // exact, fast or fastest; none for other names.
 std::optional<CpuMode> cpu_mode_named(std::string_view name);

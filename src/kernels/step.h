@@ -103,8 +103,8 @@ class Step {
   // The most that N may be.
   virtual std::size_t most_rows() const = 0;
 
-  // The dtype that buffers must have.
-  virtual mx::Dtype dtype() const = 0;
+  // Whether buffers may have this dtype.
+  virtual bool writes(mx::Dtype dtype) const = 0;
 };
 
 // Null where table() has no such operation for this decoder; at all ranks or at

@@ -52,6 +52,10 @@ const Table* find_table(std::string_view name) {
   return nullptr;
 }
 
+bool keeps_halves() {
+  return &table() == &cpu_table() && cpu_mode() != CpuMode::exact;
+}
+
 std::unique_ptr<Step> make_step(const StepSpec& spec) {
   if (&table() == &cuda_table()) return make_cuda_step(spec);
   if (&table() == &cpu_table() && !spec.ranks) return make_cpu_step(spec);

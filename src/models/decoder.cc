@@ -36,6 +36,14 @@ mx::Dtype activation_dtype(const Checkpoint& checkpoint,
   return mx::bfloat16;
 }
 
+// Whether the embedding is neither quantized nor in 16 bits.
+bool has_float32_weights(const Checkpoint& checkpoint,
+                         const std::string& embedding) {
+  const auto found = checkpoint.weights.find(embedding + ".weight");
+  return found != checkpoint.weights.end() &&
+         found->second.dtype() == mx::float32;
+}
+
 // The runs of the next tokens. Recurrent layers don't count theirs, others do.
 std::vector<kernels::TokenRun> runs_of(const PromptCache& cache,
                                        int num_tokens) {
@@ -59,6 +67,8 @@ Decoder::Decoder(ArchSpec spec,
     : spec_(std::move(spec)),
       config_(std::move(checkpoint.config)),
       dtype_(activation_dtype(checkpoint, spec_.prefix + spec_.embedding_name)),
+      float32_weights_(
+          has_float32_weights(checkpoint, spec_.prefix + spec_.embedding_name)),
       embedding_{.weight = mx::array(0.0f)} {
   auto splits = bind_weights(checkpoint, adapter, options);
   // The last others who have them.

@@ -157,6 +157,7 @@ class Decoder : public Model {
   ArchSpec spec_;
   nlohmann::json config_;
   mx::Dtype dtype_;  // of activations
+  bool float32_weights_;
   kernels::Linear embedding_;
   std::optional<kernels::Linear> positions_;
   std::optional<nn::PerLayerInputs> per_layer_inputs_;

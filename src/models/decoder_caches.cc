@@ -86,6 +86,7 @@ CachePtr Decoder::make_layer_cache(const LayerSpec& layer,
 }
 
 PromptCache Decoder::make_cache(int max_kv_size) const {
+  const bool halves = !float32_weights_ && kernels::keeps_halves();
   PromptCache cache;
   cache.reserve(num_caches_);
   if (ngram_embedding_) cache.push_back(make_arrays_cache(1));
@@ -95,6 +96,11 @@ PromptCache Decoder::make_cache(int max_kv_size) const {
     auto* mixer = std::get_if<MixerPtr>(&layers_[i].mixer);
     cache.push_back(mixer != nullptr ? (*mixer)->make_cache()
                                      : make_layer_cache(layer, max_kv_size));
+    auto* attention = dynamic_cast<AttentionCache*>(cache.back().get());
+    if (halves && attention != nullptr &&
+        std::holds_alternative<nn::Attention>(layers_[i].mixer)) {
+      attention->keep_halves();
+    }
   }
   return cache;
 }

@@ -219,7 +219,7 @@ std::optional<kernels::StepRow> DecoderStep::place_of(
   kernels::StepRow place{.position = row[0]->offset()};
   auto fits = [&](const Rows& rows, int size) {
     const mx::array& buffer = rows.buffer();
-    return buffer.dtype() == step_->dtype() &&
+    return step_->writes(buffer.dtype()) &&
            buffer.shape() ==
                mx::Shape{1, num_kv_heads_, row[0]->rows().count(), size};
   };

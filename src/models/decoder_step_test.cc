@@ -56,12 +56,30 @@ void expect_same_content(const PromptCache& actual,
   }
 }
 
-class DecoderStep : public testing::TestWithParam<const char*> {
+struct SameModeAfter {
+  const kernels::CpuMode mode = kernels::cpu_mode();
+  ~SameModeAfter() { kernels::set_cpu_mode(mode); }
+};
+
+struct Family {
+  const char* type;
+  bool halves = false;  // weights in float16, and keys and values with them
+};
+
+class DecoderStep : public testing::TestWithParam<Family> {
  protected:
   void SetUp() override {
     if (std::string(kernels::table().name) != "cpu") {
       GTEST_SKIP() << "elsewhere the step is a kernel of its own";
     }
+    auto checkpoint = random_checkpoint(config_of(GetParam().type), 1);
+    if (GetParam().halves) {
+      kernels::set_cpu_mode(kernels::CpuMode::fast);
+      for (auto& [name, value] : checkpoint.weights) {
+        value = mx::astype(value, mx::float16);
+      }
+    }
+    model_ = make_model(checkpoint);
   }
 
   // A row that has read so many tokens, and the same for layer by layer.
@@ -99,7 +117,7 @@ class DecoderStep : public testing::TestWithParam<const char*> {
         model_->forward_at(positions, mx::concatenate(tokens, 1), joined);
     // That is on its way, while layers wait to be asked for.
     auto made = logits;
-    if (std::string(GetParam()) == "granite") made = made.inputs()[0];
+    if (std::string(GetParam().type) == "granite") made = made.inputs()[0];
     const bool at_once = made.status() != mx::array::Status::unscheduled;
     for (int at : positions) {
       auto own = mx::slice(logits, {0, at, 0}, {1, at + 1, logits.shape(2)});
@@ -110,7 +128,8 @@ class DecoderStep : public testing::TestWithParam<const char*> {
     return at_once;
   }
 
-  ModelPtr model_ = make_model(random_checkpoint(config_of(GetParam()), 1));
+  ModelPtr model_;
+  SameModeAfter mode_;
 };
 
 TEST_P(DecoderStep, GivesTheBitsOfItsLayers) {
@@ -163,7 +182,45 @@ TEST_P(DecoderStep, OtherRowsComeBetweenSteps) {
 
 INSTANTIATE_TEST_SUITE_P(Families,
                          DecoderStep,
-                         testing::Values("llama", "qwen3", "granite"));
+                         testing::Values(Family{"llama"},
+                                         Family{"qwen3"},
+                                         Family{"granite"},
+                                         Family{"llama", true},
+                                         Family{"qwen3", true}));
+
+// In exact mode, and where weights are float32, they stay float32.
+TEST(KeysAndValues, AreHalvesInFastModesBesideHalfOrQuantizedWeights) {
+  if (std::string(kernels::table().name) != "cpu") GTEST_SKIP();
+  const SameModeAfter mode;
+  auto floats = random_checkpoint(config_of("llama"), 1);
+  auto halves = floats;
+  for (auto& [name, value] : halves.weights) {
+    value = mx::astype(value, mx::float16);
+  }
+  auto quantized = floats;
+  const std::string embedding = "model.embed_tokens";
+  auto parts = mx::quantize(floats.weights.at(embedding + ".weight"), 32, 8);
+  quantized.weights.insert_or_assign(embedding + ".weight", parts[0]);
+  quantized.weights.insert_or_assign(embedding + ".scales", parts[1]);
+  quantized.weights.insert_or_assign(embedding + ".biases", parts[2]);
+  quantized.quantized[embedding] = {.group_size = 32, .bits = 8};
+  auto dtype_of = [](const Checkpoint& checkpoint, kernels::CpuMode mode) {
+    kernels::set_cpu_mode(mode);
+    const auto model = make_model(checkpoint);
+    const auto cache = model->make_cache();
+    model->forward(tokens_like(1, 3), cache);
+    std::vector<mx::array> arrays;
+    cache[0]->append_arrays_to(arrays);
+    return arrays.at(0).dtype();
+  };
+  for (auto mode : {kernels::CpuMode::fast, kernels::CpuMode::fastest}) {
+    EXPECT_EQ(dtype_of(floats, mode), mx::float32);
+    EXPECT_EQ(dtype_of(halves, mode), mx::float16);
+    EXPECT_EQ(dtype_of(quantized, mode), mx::float16);
+  }
+  EXPECT_EQ(dtype_of(halves, kernels::CpuMode::exact), mx::float32);
+  EXPECT_EQ(dtype_of(quantized, kernels::CpuMode::exact), mx::float32);
+}
 
 }  // namespace
 }  // namespace mlxlm

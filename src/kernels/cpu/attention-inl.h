@@ -2,6 +2,11 @@
 // 2018; tiles: Dao et al. 2022), so no matrix of all scores exists.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
 #include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/matmul-inl.h"
 
@@ -19,40 +24,67 @@ struct AttentionScratch {
                    // [tiles][head_size][kQueryTile]
   float* keys;     // [kKeyBlock / kLanes][head_size][kLanes]
   float* scores;   // [kQueryTile, kKeyBlock]
+  float* values;   // [kKeyBlock, value_size], of halves
 };
+
+// Rows of T, float or a half's bits.
+template <class T>
+struct RowsAt {
+  const T* data;
+  std::ptrdiff_t stride;
+
+  RowsAt(const T* data, std::ptrdiff_t stride) : data(data), stride(stride) {}
+  RowsAt(const HeadRows& rows, int first)
+      : data(static_cast<const T*>(rows.data) + first * rows.stride),
+        stride(rows.stride) {}
+  const T* operator[](std::ptrdiff_t i) const { return data + i * stride; }
+};
+
+static inline Floats load_some(const std::uint16_t* p, int count) {
+  if (count == kLanes) return load_f16(p);
+  std::uint16_t rest[kLanes] = {};
+  std::memcpy(rest, p, count * sizeof(*p));
+  return load_f16(rest);
+}
+
+template <class T>
+static inline __attribute__((always_inline)) void prefetch_row(const T* row,
+                                                               int size) {
+  constexpr int kLine = 64 / sizeof(T);
+  for (int d = 0; d < size; d += kLine) prefetch(row + d);
+}
 
 static int padded_rows(int num_rows) {
   return (num_rows + kQueryTile - 1) / kQueryTile * kQueryTile;
 }
 
-static std::size_t attention_scratch_floats(int head_size, int num_rows) {
-  return static_cast<std::size_t>(head_size) *
-             (padded_rows(num_rows) + kKeyBlock) +
-         kQueryTile * kKeyBlock;
+static std::size_t attention_scratch_floats(const AttentionTask& t) {
+  return static_cast<std::size_t>(t.head_size) *
+             (padded_rows(t.num_rows()) + kKeyBlock) +
+         static_cast<std::size_t>(t.value_size + kQueryTile) * kKeyBlock;
 }
 
-static AttentionScratch split_scratch(float* scratch,
-                                      int head_size,
-                                      int num_rows) {
-  const std::size_t floats =
-      static_cast<std::size_t>(head_size) * padded_rows(num_rows);
+static AttentionScratch split_scratch(const AttentionTask& t, float* scratch) {
   AttentionScratch s;
   s.queries = scratch;
-  s.keys = s.queries + floats;
-  s.scores = s.keys + head_size * kKeyBlock;
+  s.keys = s.queries +
+           static_cast<std::size_t>(t.head_size) * padded_rows(t.num_rows());
+  s.scores = s.keys + t.head_size * kKeyBlock;
+  s.values = s.scores + kQueryTile * kKeyBlock;
   return s;
 }
 
-// Keys [first, first + count) transposed, zeros behind them.
-static void transpose_keys(const AttentionTask& t,
-                           int first,
+// `count` keys transposed, zeros behind them.
+template <class T>
+static void transpose_keys(const RowsAt<T>& rows_at,
                            int count,
+                           int head_size,
                            float* keys) {
-  for (int j = 0; j < count; j += kLanes, keys += t.head_size * kLanes) {
-    for_each_vector(t.head_size, [&](int d, int size) {
+  for (int j = 0; j < count; j += kLanes, keys += head_size * kLanes) {
+    for_each_vector(head_size, [&](int d, int size) {
       Floats rows[kLanes] = {};
       for (int i = 0; i < kLanes && j + i < count; ++i) {
-        rows[i] = load_some(t.k + (first + j + i) * t.key_stride + d, size);
+        rows[i] = load_some(rows_at[j + i] + d, size);
       }
       transpose(rows);
       for (int i = 0; i < size; ++i) store(rows[i], keys + (d + i) * kLanes);
@@ -60,28 +92,68 @@ static void transpose_keys(const AttentionTask& t,
   }
 }
 
-// scores[i, j] of kFew rows with a block of keys where they lie: each key is
-// read once. Asks for the block's values, which come next, and the next block's
-// keys.
-template <int kFew>
-static void few_scores(const AttentionTask& t,
-                       const float* rows,
-                       int first,
-                       int count,
-                       float* scores) {
-  for (int j = 0; j < count; ++j) {
-    const float* key = t.k + (first + j) * t.key_stride;
-    Floats sum[kFew] = {};
-    for_each_vector(t.head_size, [&](int d, int size) {
-      const Floats k = load_some(key + d, size);
-      prefetch(key + kKeyBlock * t.key_stride + d);
-      prefetch(t.v + (first + j) * t.value_stride + d);
-      unroll<kFew>([&]<int i>() {
-        sum[i] = multiply_add(
-            k, load_some(rows + i * t.head_size + d, size), sum[i]);
-      });
-    });
-    unroll<kFew>([&]<int i>() { scores[i * kKeyBlock + j] = sum_of(sum[i]); });
+// One step of sum_of() for two vectors: the sums of lanes that lie kDistance
+// apart, a's where a lane's number has no kDistance in it, b's elsewhere.
+template <int kDistance>
+static inline Floats add_apart(Floats a, Floats b) {
+  if constexpr (kDistance >= kLanes) return a;
+  constexpr std::make_integer_sequence<int, kLanes> kAll;
+  return mix_these<kDistance % kLanes, false>(a, b, kAll) +
+         mix_these<kDistance % kLanes, true>(a, b, kAll);
+}
+
+// A block of keys and values where they lie, and few queries.
+template <class T>
+struct FewRows {
+  RowsAt<T> keys;
+  RowsAt<T> values;
+  int last;  // key
+  int head_size;
+  int value_size;
+  const float* queries;  // [., head_size]
+
+  const T* key(int j) const { return keys[j < last ? j : last]; }
+  // The block's values come next, and the next block's keys.
+  inline __attribute__((always_inline)) void ask_for_next(int j) const {
+    prefetch_row(keys[j + kKeyBlock], head_size);
+    prefetch_row(values[j], value_size);
+  }
+};
+
+// The lanes of kFew queries' products with the keys from j on that lie kStride
+// apart, of each kStride lanes added up.
+template <int kFew, int kStride, class T>
+static inline __attribute__((always_inline)) void few_products(
+    const FewRows<T>& r, int j, Floats (&sum)[kFew]) {
+  Floats other[kFew] = {};
+  if constexpr (kStride >= kLanes / 2) {
+    unroll<kFew>([&]<int i>() { sum[i] = Floats{}; });
+    r.ask_for_next(j);
+    r.ask_for_next(j + kStride);
+    for_each_vector(
+        r.head_size, [&](int d, int size) __attribute__((always_inline)) {
+          const Floats x = load_some(r.key(j) + d, size);
+          const Floats y = load_some(r.key(j + kStride) + d, size);
+          unroll<kFew>([&]<int i>() __attribute__((always_inline)) {
+            const Floats q = load_some(r.queries + i * r.head_size + d, size);
+            sum[i] = multiply_add(x, q, sum[i]);
+            other[i] = multiply_add(y, q, other[i]);
+          });
+        });
+  } else {
+    few_products<kFew, 2 * kStride>(r, j, sum);
+    few_products<kFew, 2 * kStride>(r, j + kStride, other);
+  }
+  unroll<kFew>([&]<int i>() { sum[i] = add_apart<kStride>(sum[i], other[i]); });
+}
+
+// scores[i, j] of kFew rows: each key is read once.
+template <int kFew, class T>
+static void few_scores(const FewRows<T>& r, float* scores) {
+  for (int j = 0; j <= r.last; j += kLanes) {
+    Floats sum[kFew];
+    few_products<kFew, 1>(r, j, sum);
+    unroll<kFew>([&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
   }
 }
 
@@ -185,23 +257,20 @@ struct RowUpdate {
 // kVectors vectors of the results of kRows rows, from dimension d on: out *
 // rescale + the sum over j, in order, of weights[j] * values[j]. Each value is
 // read once for all rows.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, class T>
 static inline __attribute__((always_inline)) void add_values_at(
-    const AttentionTask& t,
-    const RowUpdate* rows,
-    int first,
-    int count,
-    int d) {
+    const RowsAt<T>& values, const RowUpdate* rows, int count, int d) {
   Floats sum[kRows][kVectors];
   unroll<kRows>([&]<int r>() {
     unroll<kVectors>([&]<int i>() {
       sum[r][i] = load(rows[r].out + d + i * kLanes) * rows[r].rescale;
     });
   });
-  const float* v = t.v + first * t.value_stride + d;
-  for (int j = 0; j < count; ++j, v += t.value_stride) {
+  const T* v = values.data + d;
+  for (int j = 0; j < count; ++j, v += values.stride) {
     Floats value[kVectors];
-    unroll<kVectors>([&]<int i>() { value[i] = load(v + i * kLanes); });
+    unroll<kVectors>(
+        [&]<int i>() { value[i] = load_some(v + i * kLanes, kLanes); });
     unroll<kRows>([&]<int r>() {
       const Floats weight = splat(rows[r].weights[j]);
       unroll<kVectors>([&]<int i>() {
@@ -215,29 +284,46 @@ static inline __attribute__((always_inline)) void add_values_at(
   });
 }
 
-template <int kRows>
-static void add_values(const AttentionTask& t,
+template <int kRows, class T>
+static void add_values(const RowsAt<T>& values,
+                       int value_size,
                        const RowUpdate* rows,
-                       int first,
                        int count) {
   constexpr int kWide = 4;
   int d = 0;
-  for (; d + kWide * kLanes <= t.value_size; d += kWide * kLanes) {
-    add_values_at<kRows, kWide>(t, rows, first, count, d);
+  for (; d + kWide * kLanes <= value_size; d += kWide * kLanes) {
+    add_values_at<kRows, kWide>(values, rows, count, d);
   }
-  for (; d + kLanes <= t.value_size; d += kLanes) {
-    add_values_at<kRows, 1>(t, rows, first, count, d);
+  for (; d + kLanes <= value_size; d += kLanes) {
+    add_values_at<kRows, 1>(values, rows, count, d);
   }
-  if (d == t.value_size) return;
-  const int size = t.value_size - d;
+  if (d == value_size) return;
+  const int size = value_size - d;
   unroll<kRows>([&]<int r>() {
     Floats sum = load_rest(rows[r].out + d, size) * rows[r].rescale;
     for (int j = 0; j < count; ++j) {
-      const float* v = t.v + (first + j) * t.value_stride + d;
-      sum = multiply_add(load_rest(v, size), splat(rows[r].weights[j]), sum);
+      const Floats value = load_some(values[j] + d, size);
+      sum = multiply_add(value, splat(rows[r].weights[j]), sum);
     }
     store_rest(sum, rows[r].out + d, size);
   });
+}
+
+template <class T>
+static void add_values_of(const RowsAt<T>& values,
+                          int value_size,
+                          const RowUpdate* rows,
+                          int num_rows,
+                          int count) {
+  constexpr int kTogether = kHas32Registers ? 4 : 2;
+  int i = 0;
+  for (; i + kTogether <= num_rows; i += kTogether) {
+    add_values<kTogether>(values, value_size, rows + i, count);
+  }
+  const int left = num_rows - i;
+  if (left == 3) return add_values<3>(values, value_size, rows + i, count);
+  if (left == 2) return add_values<2>(values, value_size, rows + i, count);
+  if (left == 1) return add_values<1>(values, value_size, rows + i, count);
 }
 
 // Rows up to which keys are read where they lie: a transposed block pays for
@@ -299,15 +385,17 @@ static int last_key(const AttentionTask& t, int first, int end) {
   return seen < t.end_key ? seen : t.end_key;
 }
 
-// Adds what `num_rows` rows from `first_row` on, at most kQueryTile, make of a
-// block's scores. Not inlined: the same code for few rows and many.
-__attribute__((noinline)) static void add_block(const AttentionTask& t,
-                                                int first_row,
-                                                int num_rows,
-                                                int first,
-                                                int count,
-                                                float* all_scores) {
-  RowUpdate updates[kQueryTile];
+// Makes weights of the scores of the block's first `count` keys for `num_rows`
+// rows from `first_row` on, at most kQueryTile; of how many rows they change
+// the results. Not inlined: the same code for few rows and many.
+__attribute__((noinline)) static int weigh_block(
+    const AttentionTask& t,
+    int first_row,
+    int num_rows,
+    int first,
+    int count,
+    float* all_scores,
+    RowUpdate (&updates)[kQueryTile]) {
   int num_updates = 0;
   for (int i = 0; i < num_rows; ++i) {
     const int row = first_row + i;
@@ -323,34 +411,95 @@ __attribute__((noinline)) static void add_block(const AttentionTask& t,
     updates[num_updates++] = {
         scores, rescale, t.out + static_cast<std::size_t>(row) * t.value_size};
   }
-  constexpr int kTogether = kHas32Registers ? 4 : 2;
-  int i = 0;
-  for (; i + kTogether <= num_updates; i += kTogether) {
-    add_values<kTogether>(t, updates + i, first, count);
-  }
-  for (; i < num_updates; ++i) add_values<1>(t, updates + i, first, count);
+  return num_updates;
 }
 
-static void few_rows_scores(const AttentionTask& t,
-                            const float* rows,
+template <class T>
+static void few_rows_block(const AttentionTask& t,
+                           const AttentionScratch& s,
+                           int first,
+                           int count) {
+  const FewRows<T> rows{{t.k, first},
+                        {t.v, first},
+                        count - 1,
+                        t.head_size,
+                        t.value_size,
+                        s.queries};
+  const int num_rows = t.num_rows();
+  if (num_rows == 1) few_scores<1>(rows, s.scores);
+  if (num_rows == 2) few_scores<2>(rows, s.scores);
+  if (num_rows == 3) few_scores<3>(rows, s.scores);
+  if (num_rows == 4) few_scores<4>(rows, s.scores);
+  RowUpdate updates[kQueryTile];
+  const int num_updates =
+      weigh_block(t, 0, num_rows, first, count, s.scores, updates);
+  add_values_of(rows.values, t.value_size, updates, num_updates, count);
+}
+
+// The block's values as floats.
+template <class T>
+static RowsAt<float> opened_values(const AttentionTask& t,
+                                   const AttentionScratch& s,
+                                   int first,
+                                   int count) {
+  const RowsAt<T> values(t.v, first);
+  if constexpr (std::is_same_v<T, float>) {
+    return values;
+  } else {
+    for (int j = 0; j < count; ++j) {
+      for_each_vector(t.value_size, [&](int d, int size) {
+        store_some(load_some(values[j] + d, size),
+                   s.values + j * t.value_size + d,
+                   size);
+      });
+    }
+    return {s.values, t.value_size};
+  }
+}
+
+template <class T>
+static void many_rows_block(const AttentionTask& t,
+                            const AttentionScratch& s,
                             int first,
-                            int count,
-                            float* scores) {
-  switch (t.num_rows()) {
-    case 1:
-      return few_scores<1>(t, rows, first, count, scores);
-    case 2:
-      return few_scores<2>(t, rows, first, count, scores);
-    case 3:
-      return few_scores<3>(t, rows, first, count, scores);
-    default:
-      return few_scores<4>(t, rows, first, count, scores);
+                            int all) {
+  transpose_keys(RowsAt<T>(t.k, first), all, t.head_size, s.keys);
+  const RowsAt<float> values = opened_values<T>(t, s, first, all);
+  const int num_rows = t.num_rows();
+  for (int row = 0; row < num_rows; row += kQueryTile) {
+    const int rows = num_rows - row < kQueryTile ? num_rows - row : kQueryTile;
+    const int left = last_key(t, row, row + rows) - first;
+    const int count = left < all ? left : all;
+    if (count <= 0) continue;
+    tile_scores(s.queries + static_cast<std::size_t>(row) * t.head_size,
+                s.keys,
+                t.head_size,
+                count,
+                s.scores);
+    RowUpdate updates[kQueryTile];
+    const int num_updates =
+        weigh_block(t, row, rows, first, count, s.scores, updates);
+    add_values_of(values, t.value_size, updates, num_updates, count);
+  }
+}
+
+// Of keys and values of T.
+template <class T>
+static void attend_to(const AttentionTask& t, const AttentionScratch& s) {
+  const int num_rows = t.num_rows();
+  const int end = last_key(t, 0, num_rows);
+  for (int first = t.first_key; first < end; first += kKeyBlock) {
+    const int count = end - first < kKeyBlock ? end - first : kKeyBlock;
+    if (num_rows <= kFewRows) {
+      few_rows_block<T>(t, s, first, count);
+    } else {
+      many_rows_block<T>(t, s, first, count);
+    }
   }
 }
 
 static void attention(const AttentionTask& t, float* scratch) {
   const int num_rows = t.num_rows();
-  const AttentionScratch s = split_scratch(scratch, t.head_size, num_rows);
+  const AttentionScratch s = split_scratch(t, scratch);
   load_queries(t, s);
   for (int row = 0; row < num_rows; ++row) {
     t.largest[row] = kNothing;
@@ -360,29 +509,7 @@ static void attention(const AttentionTask& t, float* scratch) {
   for (std::size_t i = 0; i < floats; ++i) {
     t.out[i] = 0.0f;
   }
-  const int end = last_key(t, 0, num_rows);
-  for (int first = t.first_key; first < end; first += kKeyBlock) {
-    const int all = end - first < kKeyBlock ? end - first : kKeyBlock;
-    if (num_rows <= kFewRows) {
-      few_rows_scores(t, s.queries, first, all, s.scores);
-      add_block(t, 0, num_rows, first, all, s.scores);
-      continue;
-    }
-    transpose_keys(t, first, all, s.keys);
-    for (int row = 0; row < num_rows; row += kQueryTile) {
-      const int rows =
-          num_rows - row < kQueryTile ? num_rows - row : kQueryTile;
-      const int left = last_key(t, row, row + rows) - first;
-      const int count = left < all ? left : all;
-      if (count <= 0) continue;
-      tile_scores(s.queries + static_cast<std::size_t>(row) * t.head_size,
-                  s.keys,
-                  t.head_size,
-                  count,
-                  s.scores);
-      add_block(t, row, rows, first, count, s.scores);
-    }
-  }
+  t.half ? attend_to<std::uint16_t>(t, s) : attend_to<float>(t, s);
 }
 
 }  // namespace MLXLM_ISA

@@ -20,6 +20,12 @@ bool suits(const mx::array& x) {
   return x.dtype() == mx::float32 && x.ndim() == 4;
 }
 
+// Keys and values of a cache.
+bool suit_as_held(const mx::array& k, const mx::array& v) {
+  return (k.dtype() == mx::float32 || k.dtype() == mx::float16) &&
+         v.dtype() == k.dtype() && k.ndim() == 4 && v.ndim() == 4;
+}
+
 // Mask and sinks as inputs of an operation, and the rest.
 struct Extras {
   AttentionParameters parameters;
@@ -67,37 +73,21 @@ struct Extras {
   }
 };
 
-// Tokens of L, and the buffer's row that the first of them goes to.
-struct Written {
-  int first;
-  int count;
-  int at;
-};
-
-// Writes rows [B, H, L, D] into buffer [B, H, T, D].
-void write_rows(const mx::array& rows, const Written& w, mx::array buffer) {
-  const Heads from(rows);
-  const int size = rows.shape(3);
-  for (int b = 0; b < rows.shape(0); ++b) {
-    for (int h = 0; h < rows.shape(1); ++h) {
-      for (int i = 0; i < w.count; ++i) {
-        const float* row = from.head(b, h) + (w.first + i) * from.token_stride;
-        std::copy(row,
-                  row + size,
-                  buffer.data<float>() + b * buffer.strides(0) +
-                      h * buffer.strides(1) + (w.at + i) * buffer.strides(2));
-      }
-    }
-  }
-}
-
 }  // namespace
+
+mx::array to_half(const mx::array& x) {
+  return host_op(
+      "cpu_to_half", {{x.shape(), mx::float16}}, {x}, [](auto in, auto out) {
+        const Written all{.first = 0, .count = in[0].shape(2), .at = 0};
+        write_rows(in[0], all, out[0]);
+      })[0];
+}
 
 mx::array attention(const mx::array& q,
                     const mx::array& k,
                     const mx::array& v,
                     const AttentionParameters& parameters) {
-  if (!suits(q) || !suits(k) || !suits(v)) {
+  if (!suits(q) || !suit_as_held(k, v)) {
     return reference_table().attention(q, k, v, parameters);
   }
   std::vector<mx::array> inputs{q, k, v};
@@ -121,9 +111,7 @@ AppendedAttention append_attention(const mx::array& q,
                                    int num_keys,
                                    const AttentionParameters& parameters) {
   std::vector<mx::array> inputs{q, k, v, keys, values};
-  if (!std::all_of(inputs.begin(), inputs.end(), [](const mx::array& x) {
-        return suits(x);
-      })) {
+  if (!suits(q) || !suits(k) || !suits(v) || !suit_as_held(keys, values)) {
     return composite::append_attention(
         cpu_table(), q, k, v, keys, values, at, num_keys, parameters);
   }
@@ -131,11 +119,11 @@ AppendedAttention append_attention(const mx::array& q,
   auto made = host_op(
       "cpu_append_attention",
       {{{q.shape(0), q.shape(1), q.shape(2), v.shape(3)}, mx::float32},
-       {keys.shape(), mx::float32, /*takes_over=*/3},
-       {values.shape(), mx::float32, /*takes_over=*/4}},
+       {keys.shape(), keys.dtype(), /*takes_over=*/3},
+       {values.shape(), values.dtype(), /*takes_over=*/4}},
       std::move(inputs),
       [extras, at, num_keys](auto in, auto out) {
-        const Written all{0, in[1].shape(2), at};
+        const Written all{.first = 0, .count = in[1].shape(2), .at = at};
         write_rows(in[1], all, out[1]);
         write_rows(in[2], all, out[2]);
         extras.attend(in[0], out[1], out[2], num_keys, in.subspan(5), out[0]);
@@ -153,18 +141,17 @@ std::optional<AppendedRows> append_rows(const mx::array& q,
     int num_keys;
   };
   std::vector<mx::array> inputs{q, k, v};
+  bool suitable = suits(q) && suits(k) && suits(v) && !parameters.mask;
   std::vector<Part> parts;
   int first = 0;
   for (const BatchRow& row : rows) {
+    suitable = suitable && suit_as_held(row.keys, row.values);
     inputs.push_back(row.keys);
     inputs.push_back(row.values);
     parts.push_back({{first, row.num_tokens, row.at}, row.num_keys});
     first += row.num_tokens;
   }
-  auto suit = [](const mx::array& x) { return suits(x); };
-  if (!std::ranges::all_of(inputs, suit) || parameters.mask) {
-    return std::nullopt;
-  }
+  if (!suitable) return std::nullopt;
   Extras extras(parameters, q, /*num_keys=*/0, inputs);
   const mx::array* latest = nullptr;
   for (const BatchRow& row : rows) {
@@ -218,12 +205,12 @@ mx::array quantized_attention(const mx::array& q,
     return reference_table().quantized_attention(q, k, v, parameters);
   }
   if (!floats) {
-    auto restored = [](const QuantizedTensor& t) {
-      return mx::astype(
-          mx::dequantize(t.data, t.scales, t.zeros, t.group_size, t.bits),
-          mx::float32);
+    auto widened = [](QuantizedTensor t) {
+      t.scales = mx::astype(t.scales, mx::float32);
+      t.zeros = mx::astype(t.zeros, mx::float32);
+      return t;
     };
-    return attention(q, restored(k), restored(v), parameters);
+    return quantized_attention(q, widened(k), widened(v), parameters);
   }
   std::vector<mx::array> inputs{
       q, k.data, k.scales, k.zeros, v.data, v.scales, v.zeros};

@@ -32,15 +32,14 @@ AttentionTask make_task(const AttentionProblem& p,
                         int num_queries) {
   const int head = kv_head * p.group();
   AttentionTask t;
-  t.q = p.q.head(b, head) + first_query * p.q.token_stride;
+  t.q = p.q.floats(p.first_row + b, head, p.first_query + first_query);
   if (!p.quantized_k) {
-    t.k = p.k.head(b, kv_head);
-    t.v = p.v.head(b, kv_head);
+    t.k = p.k->head(b, kv_head);
+    t.v = p.v->head(b, kv_head);
+    t.half = p.k->half();
   }
-  t.head_stride = p.q.head_stride;
-  t.query_stride = p.q.token_stride;
-  t.key_stride = p.k.token_stride;
-  t.value_stride = p.v.token_stride;
+  t.head_stride = p.q.head_stride();
+  t.query_stride = p.q.token_stride();
   t.num_heads = p.group();
   t.num_queries = num_queries;
   t.head_size = p.head_size;
@@ -83,10 +82,8 @@ void read_quantized(const AttentionProblem& p,
       scratch<ValuesTag>(static_cast<std::size_t>(count) * p.value_size);
   p.quantized_k->read(b, kv_head, first, count, keys);
   p.quantized_v->read(b, kv_head, first, count, values);
-  t.k = keys;
-  t.v = values;
-  t.key_stride = p.head_size;
-  t.value_stride = p.value_size;
+  t.k = {keys, p.head_size};
+  t.v = {values, p.value_size};
   t.first_key = 0;
   t.end_key = count;
   t.causal_end -= first;
@@ -276,9 +273,7 @@ class Run {
     task.sum = to.sum;
     task.out = to.out;
     isa_kernels().attention(
-        task,
-        scratch<WorkTag>(isa_kernels().attention_scratch_floats(
-            task.head_size, task.num_rows())));
+        task, scratch<WorkTag>(isa_kernels().attention_scratch_floats(task)));
   }
 
   const AttentionProblem& p_;
@@ -293,6 +288,28 @@ class Run {
 };
 
 }  // namespace
+
+void write_rows(const mx::array& rows,
+                const Written& written,
+                const mx::array& buffer) {
+  const Heads from(rows);
+  const Heads to(buffer);
+  const int size = rows.shape(3);
+  auto write = [&](int b, int h, int i) {
+    const float* x = from.floats(written.row + b, h, written.first + i);
+    void* y = const_cast<void*>(to.head(b, h, written.at + i).data);
+    if (to.half()) {
+      isa_kernels().to_half(x, size, static_cast<std::uint16_t*>(y));
+    } else {
+      std::copy(x, x + size, static_cast<float*>(y));
+    }
+  };
+  for (int b = 0; b < buffer.shape(0); ++b) {
+    for (int h = 0; h < rows.shape(1); ++h) {
+      for (int i = 0; i < written.count; ++i) write(b, h, i);
+    }
+  }
+}
 
 void attend(std::span<const AttentionProblem> problems) {
   std::vector<Run> runs(problems.begin(), problems.end());

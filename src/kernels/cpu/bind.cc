@@ -21,12 +21,13 @@ bool lies_in_rows(const mx::array& x) {
 }
 
 // Appends the elements of x from `axis` on, in row-major order.
+template <class T>
 void copy_elements(const mx::array& x,
                    int axis,
-                   const float* from,
+                   const T* from,
                    std::vector<float>& out) {
   if (axis == static_cast<int>(x.ndim())) {
-    out.push_back(*from);
+    out.push_back(static_cast<float>(*from));
     return;
   }
   for (int i = 0; i < x.shape(axis); ++i) {
@@ -40,11 +41,15 @@ constexpr std::size_t kManyRows = 16;
 }  // namespace
 
 Rows::Rows(const mx::array& x) : data_(x.data<float>()) {
-  if (!lies_in_rows(x)) {
-    copy_.reserve(x.size());
+  const bool half = x.dtype() == mx::float16;
+  if (!half && lies_in_rows(x)) return;
+  copy_.reserve(x.size());
+  if (half) {
+    copy_elements(x, 0, x.data<mx::float16_t>(), copy_);
+  } else {
     copy_elements(x, 0, data_, copy_);
-    data_ = copy_.data();
   }
+  data_ = copy_.data();
 }
 
 BoundNorm::BoundNorm(const Norm& norm, std::vector<mx::array>& inputs)

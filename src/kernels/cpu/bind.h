@@ -14,7 +14,8 @@
 
 namespace mlxlm::kernels::cpu {
 
-// A float32 array's elements in row-major order; copied if they lie otherwise.
+// A float32 array's elements in row-major order; copied if they lie otherwise,
+// and from float16.
 class Rows {
  public:
   explicit Rows(const mx::array& x);
@@ -72,6 +73,7 @@ AppendedAttention append_attention(const mx::array& q,
                                    int num_keys,
                                    const AttentionParameters& parameters);
 
+mx::array to_half(const mx::array& x);
 mx::array concatenate_tokens(const std::vector<mx::array>& parts);
 std::optional<AppendedRows> append_rows(const mx::array& q,
                                         const mx::array& k,

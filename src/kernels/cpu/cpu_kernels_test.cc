@@ -1,6 +1,8 @@
 // The CPU's kernels against the reference, over shapes that don't fit vectors,
 // panels and tiles.
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -226,11 +228,20 @@ TEST_P(CpuAttention, EqualsTheReference) {
   auto v = first(random({2, c.kv_heads, c.keys + 9, c.value_size}));
   AttentionParameters base;
   base.scale = 0.3f;
+  auto half = [](const mx::array& x) { return mx::astype(x, mx::float16); };
+  auto widened = [&](const mx::array& x) {
+    return mx::astype(half(x), mx::float32);
+  };
   auto check = [&](const AttentionParameters& parameters, const char* what) {
     EXPECT_LT(error_of(cpu_.attention(q, k, v, parameters),
                        reference_.attention(q, k, v, parameters)),
               kTolerance)
         << what;
+    EXPECT_LT(
+        error_of(cpu_.attention(q, half(k), half(v), parameters),
+                 reference_.attention(q, widened(k), widened(v), parameters)),
+        kTolerance)
+        << what << ", of halves";
   };
   check(base, "causal");
   auto parameters = base;
@@ -250,6 +261,44 @@ TEST_P(CpuAttention, EqualsTheReference) {
   check(parameters, "window");
   parameters.mask = random({c.queries, c.keys});
   check(parameters, "added");
+}
+
+TEST_F(CpuKernels, AttentionToHalvesThatLieOtherwise) {
+  auto q = random({1, 2, 3, 20});
+  auto k = mx::astype(random({1, 1, 20, 9}), mx::float16);
+  auto v = mx::astype(random({1, 1, 9, 20}), mx::float16);
+  k = mx::swapaxes(k, 2, 3);
+  EXPECT_LT(
+      error_of(
+          cpu_.attention(q, k, v, {}),
+          reference_.attention(
+              q, mx::astype(k, mx::float32), mx::astype(v, mx::float32), {})),
+      kTolerance);
+}
+
+TEST_F(CpuKernels, HalvesAreTheNearest) {
+  std::vector<float> numbers{0.0f, -0.0f, 65504.0f, 65519.0f, 1e-8f, -3e-8f};
+  for (int exponent = -26; exponent < 15; ++exponent) {
+    for (int i = 0; i < 8; ++i) {  // between halves, and on their middles
+      const float x = 1.0f + static_cast<float>(i) / 4096.0f;
+      numbers.push_back(std::ldexp(i % 3 == 0 ? -x : x, exponent));
+    }
+  }
+  const int count = static_cast<int>(numbers.size());
+  mx::array x(numbers.data(), {1, 1, 1, count}, mx::float32);
+  EXPECT_TRUE(mx::array_equal(cpu_.to_half(x), mx::astype(x, mx::float16))
+                  .item<bool>());
+  const float large = std::numeric_limits<float>::infinity();
+  mx::array limits({65520.0f, -1e9f, large, -large}, {1, 1, 4, 1});
+  EXPECT_TRUE(
+      mx::array_equal(cpu_.to_half(limits),
+                      mx::array({65504.0f, -65504.0f, 65504.0f, -65504.0f},
+                                {1, 1, 4, 1},
+                                mx::float16))
+          .item<bool>());
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(mx::all(mx::isnan(cpu_.to_half(mx::full({1, 1, 1, 20}, none))))
+                  .item<bool>());
 }
 
 TEST_F(CpuKernels, AttentionToQuantizedRowsEqualsTheReference) {

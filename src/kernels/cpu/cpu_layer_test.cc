@@ -105,12 +105,19 @@ TEST_F(CpuLayer, TheEndOfALayer) {
   }
 }
 
-TEST_F(CpuLayer, AppendedRowsAreSeenAndKept) {
-  auto buffer = random({2, 2, 40, 16});
-  auto values = random({2, 2, 40, 24});
+class CpuLayerAppends : public CpuLayer,
+                        public testing::WithParamInterface<mx::Dtype> {};
+
+INSTANTIATE_TEST_SUITE_P(OfAllDtypes,
+                         CpuLayerAppends,
+                         testing::Values(mx::float32, mx::float16));
+
+TEST_P(CpuLayerAppends, RowsAreSeenAndKept) {
+  auto buffer = mx::astype(random({2, 2, 40, 16}), GetParam());
+  auto values = mx::astype(random({2, 2, 40, 24}), GetParam());
   mx::eval(buffer, values);
-  auto own_keys = mx::add(buffer, mx::array(0.0f));
-  auto own_values = mx::add(values, mx::array(0.0f));
+  auto own_keys = mx::copy(buffer);
+  auto own_values = mx::copy(values);
   AttentionParameters parameters;
   parameters.scale = 0.25f;
   int used = 3;

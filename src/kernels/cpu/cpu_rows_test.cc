@@ -28,9 +28,11 @@ class CpuRows : public CpuKernels {
 };
 
 bool same_bits(const mx::array& a, const mx::array& b) {
-  return mx::array_equal(mx::view(mx::contiguous(a), mx::uint32),
-                         mx::view(mx::contiguous(b), mx::uint32))
-      .item<bool>();
+  const auto bits = a.itemsize() == 2 ? mx::uint16 : mx::uint32;
+  return a.dtype() == b.dtype() &&
+         mx::array_equal(mx::view(mx::contiguous(a), bits),
+                         mx::view(mx::contiguous(b), bits))
+             .item<bool>();
 }
 
 // Elements [begin, end) of an axis.
@@ -130,15 +132,16 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
 // Query i of the last L alone, with the keys that it sees.
 TEST_P(CpuRowsAttention, QueriesAloneAndTogether) {
   auto c = GetParam();
-  for (bool extras : {false, true}) {
+  for (auto dtype : {mx::float32, mx::float16}) {
     AttentionParameters parameters{.scale = 0.3f};
-    if (extras) {
+    if (dtype == mx::float16) {
       parameters.softcap = 3.0f;
       parameters.sinks = random({c.heads});
     }
     auto q = random({1, c.heads, kMostRows, c.head_size});
-    auto k = random({1, c.kv_heads, c.keys, c.head_size});
-    auto v = random({1, c.kv_heads, c.keys, c.head_size});
+    const mx::Shape shape{1, c.kv_heads, c.keys, c.head_size};
+    auto k = mx::astype(random(shape), dtype);
+    auto v = mx::astype(random(shape), dtype);
     for (int rows : {2, 3, 5, 9, kMostRows}) {
       auto all = cpu_.attention(part(q, 2, 0, rows), k, v, parameters);
       for (int i : {0, rows / 2, rows - 1}) {
@@ -181,7 +184,9 @@ TEST_P(CpuRowsAttention, RowsOfABatch) {
   int num_tokens = 0;
   for (auto [tokens, keys] : {std::pair{1, c.keys}, {3, 5}, {1, 1}, {9, 140}}) {
     mx::Shape shape{1, c.kv_heads, keys + 7, c.head_size};
-    rows.push_back({tokens, keys, random(shape), random(shape)});
+    const auto dtype = rows.size() % 2 == 0 ? mx::float16 : mx::float32;
+    auto held = [&] { return mx::astype(random(shape), dtype); };
+    rows.push_back({tokens, keys, held(), held()});
     num_tokens += tokens;
   }
   AttentionParameters parameters{
@@ -229,9 +234,9 @@ TEST_P(CpuRowsAttention, RowsOfABatch) {
   }
 }
 
-TEST_F(CpuRows, NoBatchOfRowsInHalfPrecision) {
+TEST_F(CpuRows, NoBatchOfRowsInBfloat16) {
   auto x = mx::zeros({1, 1, 2, 4}, mx::float32);
-  auto half = mx::zeros({1, 1, 8, 4}, mx::float16);
+  auto half = mx::zeros({1, 1, 8, 4}, mx::bfloat16);
   const std::vector<BatchRow> rows{{half, half, std::nullopt, 1, 0, 1},
                                    {half, half, std::nullopt, 1, 0, 1}};
   EXPECT_FALSE(cpu_.append_rows(x, x, x, rows, {}));
@@ -271,7 +276,9 @@ class CpuRowsStep : public CpuRows {
     StepRow row{.position = position};
     for (std::size_t i = 0; i < spec_.layers.size(); ++i) {
       const mx::Shape shape{1, kKvHeads, position + 3, kHeadSize};
-      row.layers.push_back({random(shape), random(shape)});
+      const auto dtype = position % 2 == 0 ? mx::float32 : mx::float16;
+      row.layers.push_back(
+          {mx::astype(random(shape), dtype), mx::astype(random(shape), dtype)});
     }
     return row;
   }

@@ -25,7 +25,8 @@ static inline void store_rest(Floats v, float* p, int count) {
 
 // Calls f(i, count) for each vector of a row; count is kLanes but at the end.
 template <class F>
-static inline void for_each_vector(int size, F&& f) {
+static inline __attribute__((always_inline)) void for_each_vector(int size,
+                                                                  F&& f) {
   int i = 0;
   for (; i + kLanes <= size; i += kLanes) {
     f(i, kLanes);
@@ -41,6 +42,15 @@ static inline Floats load_some(const float* p, int count) {
 
 static inline void store_some(Floats v, float* p, int count) {
   count == kLanes ? store(v, p) : store_rest(v, p, count);
+}
+
+static void to_half(const float* x, int size, std::uint16_t* y) {
+  for_each_vector(size, [&](int i, int count) {
+    if (count == kLanes) return store_f16(load(x + i), y + i);
+    std::uint16_t rest[kLanes];
+    store_f16(load_rest(x + i, count), rest);
+    std::memcpy(y + i, rest, count * sizeof(*y));
+  });
 }
 
 static void rms_norm(

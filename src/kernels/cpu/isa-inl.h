@@ -35,6 +35,7 @@ static const IsaKernels kKernels = {
     rotate,
     attention,
     attention_scratch_floats,
+    to_half,
     convolve,
     matrix_step,
     selective_step,

@@ -86,17 +86,22 @@ enum class GateFunction : std::uint8_t {
   relu_squared
 };
 
+// Keys or values of a head, side by side in a row.
+struct HeadRows {
+  const void* data = nullptr;
+  std::ptrdiff_t stride = 0;  // from row to row, in elements
+};
+
 // Attention of the heads that share a key head over its keys [first_key,
 // end_key). Row i is query i % num_queries of head i / num_queries. Masks are
 // read where mask_bool or mask_add is set.
 struct AttentionTask {
   const float* q = nullptr;
-  const float* k = nullptr;
-  const float* v = nullptr;
+  HeadRows k;
+  HeadRows v;
+  bool half = false;               // k and v are float16, not float32
   std::ptrdiff_t head_stride = 0;  // of queries, in floats
   std::ptrdiff_t query_stride = 0;
-  std::ptrdiff_t key_stride = 0;
-  std::ptrdiff_t value_stride = 0;
   int num_heads = 1;
   int num_queries = 0;
   int head_size = 0;
@@ -241,7 +246,10 @@ struct IsaKernels {
 
   // `scratch` has attention_scratch_floats() floats.
   void (*attention)(const AttentionTask& task, float* scratch);
-  std::size_t (*attention_scratch_floats)(int head_size, int num_rows);
+  std::size_t (*attention_scratch_floats)(const AttentionTask& task);
+
+  // Halves nearest to x [size]; those too large become the largest half.
+  void (*to_half)(const float* x, int size, std::uint16_t* y);
 
   // y = bias + the sum of taps[k] * weights[k], each [size]; bias may be null.
   void (*convolve)(const float* const* taps,

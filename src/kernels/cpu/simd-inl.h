@@ -119,6 +119,34 @@ static inline Floats load_f16(const void* p) {
 #endif
 }
 
+// The nearest halves, of two equally near the even one; those too large for a
+// half are the largest ones.
+static inline void store_f16(Floats v, void* p) {
+  constexpr float kLargest = 65504.0f;
+  v = v > splat(kLargest) ? splat(kLargest) : v;  // what is no number stays so
+  v = v < splat(-kLargest) ? splat(-kLargest) : v;
+#if defined(__AVX512F__)
+  const __m256i halves = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+  const __m128i halves = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+  const float16x4_t halves = vcvt_f16_f32((float32x4_t)v);
+#else
+  const Words bits = bits_of(v);
+  const Words magnitude = bits & 0x7fffffffu;
+  // Half an even half less a bit is added, and what carries counts; below 2^-14
+  // an addition of 0.5 rounds to where the last bit of such a half stands.
+  const Words normal =
+      ((magnitude + 0xfffu + ((magnitude >> 13) & 1u)) >> 13) - (112u << 10);
+  const Words small = bits_of(floats_of(magnitude) + 0.5f) - 0x3f000000u;
+  Words half = magnitude < (113u << 23) ? small : normal;
+  half = magnitude > 0x7f800000u ? half * 0u + 0x7e00u : half;
+  const Halves halves =
+      __builtin_convertvector(half | ((bits >> 16) & 0x8000u), Halves);
+#endif
+  std::memcpy(p, &halves, sizeof(halves));
+}
+
 static inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
 static inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }

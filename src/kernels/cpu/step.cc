@@ -53,21 +53,6 @@ std::vector<mx::array> evaluated(std::vector<mx::array> arrays) {
   return arrays;
 }
 
-// Row `row` of rows [N, H, 1, D] -> place `at` of buffer [1, H, T, D].
-void write_row(const mx::array& rows,
-               int row,
-               const mx::array& buffer,
-               int at) {
-  const int size = rows.shape(3);
-  const float* from = rows.data<float>() + row * rows.strides(0);
-  auto* to = const_cast<float*>(buffer.data<float>()) + at * buffer.strides(2);
-  for (int h = 0; h < rows.shape(1); ++h) {
-    std::copy(from, from + size, to);
-    from += size;
-    to += buffer.strides(1);
-  }
-}
-
 // A decoder's weights, and what its steps make one after the other on MLX's
 // stream thread.
 class Decoding {
@@ -187,8 +172,10 @@ class Decoding {
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const int row = static_cast<int>(i);
       const std::size_t at = 2 * (i * layers_.size() + layer);
-      write_row(projected_[1], row, buffers[at], positions[i]);
-      write_row(projected_[2], row, buffers[at + 1], positions[i]);
+      const Written written{
+          .first = 0, .count = 1, .at = positions[i], .row = row};
+      write_rows(projected_[1], written, buffers[at]);
+      write_rows(projected_[2], written, buffers[at + 1]);
       problems
           .emplace_back(projected_[0],
                         buffers[at],
@@ -257,7 +244,9 @@ class CpuStep : public Step {
   std::size_t most_rows() const override {
     return std::numeric_limits<std::size_t>::max();
   }
-  mx::Dtype dtype() const override { return mx::float32; }
+  bool writes(mx::Dtype dtype) const override {
+    return dtype == mx::float32 || dtype == mx::float16;
+  }
 
  private:
   Rope rope_;

@@ -202,6 +202,7 @@ const Table& cpu_table() {
     table.quantized_attention = cpu::quantized_attention;
     table.append_attention = cpu::append_attention;
     table.append_rows = cpu::append_rows;
+    table.to_half = cpu::to_half;
     table.concatenate_tokens = cpu::concatenate_tokens;
     table.finish_layer = cpu::finish_layer;
     table.expert_mlp = cpu::expert_mlp;

@@ -78,7 +78,7 @@ class CudaStep : public Step {
         call_(start(spec, program, num_stages)),
         wide_(mail_ ? std::nullopt : WideStep::make(spec, program)) {}
 
-  mx::Dtype dtype() const override { return dtype_; }
+  bool writes(mx::Dtype dtype) const override { return dtype == dtype_; }
 
   std::size_t most_rows() const override {
     return wide_ ? WideStep::kMostRows : 1;
