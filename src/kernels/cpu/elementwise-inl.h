@@ -189,7 +189,31 @@ static void subtract(const float* x, std::size_t size, float shift, float* y) {
   }
 }
 
-// Where a word holds whole elements.
+// kLanes numbers of kBits from the i-th on, a multiple of kLanes, where words
+// hold whole ones.
+template <int kBits, int... lane>
+static inline Words numbers_at(const std::uint32_t* words,
+                               int i,
+                               std::integer_sequence<int, lane...>) {
+  constexpr int kPerWord = 32 / kBits;
+  words += i / kPerWord;
+  if constexpr (kBits == 8) {
+    // In two steps, or GCC converts one by one.
+    std::uint8_t bytes __attribute__((vector_size(kLanes)));
+    std::memcpy(&bytes, words, sizeof(bytes));
+    return __builtin_convertvector(__builtin_convertvector(bytes, Halves),
+                                   Words);
+  } else {
+    std::uint64_t two = *words;
+    if constexpr (kLanes > kPerWord) std::memcpy(&two, words, sizeof(two));
+    typedef std::uint64_t Pairs __attribute__((vector_size(4 * kLanes)));
+    const auto pairs = (Words)(two - Pairs{});
+    constexpr Words kShifts = {(lane % kPerWord * kBits)...};
+    const Words v = __builtin_shufflevector(pairs, pairs, (lane / kPerWord)...);
+    return (v >> (kShifts + i % kPerWord * kBits)) & ((1u << kBits) - 1);
+  }
+}
+
 template <int kBits>
 static void dequantize_words(const std::uint32_t* words,
                              const float* scales,
@@ -197,19 +221,14 @@ static void dequantize_words(const std::uint32_t* words,
                              int size,
                              int group_size,
                              float* out) {
-  constexpr int kPerWord = 32 / kBits;
-  constexpr std::uint32_t kMask = (std::uint64_t{1} << kBits) - 1;
   for (int c = 0; c < size; c += group_size) {
-    const float scale = *scales++;
-    const float zero = *zeros++;
-    for (int i = 0; i < group_size / kPerWord; ++i) {
-      const std::uint32_t word = *words++;
-      for (int e = 0; e < kPerWord; ++e) {
-        *out++ =
-            static_cast<float>(static_cast<int>(word >> (e * kBits) & kMask)) *
-                scale +
-            zero;
-      }
+    const Floats scale = splat(*scales++);
+    const Floats zero = splat(*zeros++);
+    for (int i = c; i < c + group_size; i += kLanes) {
+      const auto numbers = (Ints)numbers_at<kBits>(
+          words, i, std::make_integer_sequence<int, kLanes>{});
+      store(multiply_add(__builtin_convertvector(numbers, Floats), scale, zero),
+            out + i);
     }
   }
 }

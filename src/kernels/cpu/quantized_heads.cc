@@ -2,19 +2,20 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/isa.h"
 
 namespace mlxlm::kernels::cpu {
 
-// All parts have elements of four bytes.
-QuantizedHeads::Part::Part(const mx::array& x) : array(&x) {
+QuantizedHeads::Part::Part(const mx::array& x)
+    : array(&x), data(x.data<std::byte>()) {
   if (x.shape(3) == 1 || x.strides(3) == 1) {
     strides = {x.strides(0), x.strides(1), x.strides(2)};
     return;
   }
   copy.resize(x.nbytes());
-  const auto* from = reinterpret_cast<const std::byte*>(x.data<char>());
+  const std::byte* from = std::exchange(data, copy.data());
   std::byte* to = copy.data();
   for (int b = 0; b < x.shape(0); ++b) {
     for (int h = 0; h < x.shape(1); ++h) {

@@ -32,14 +32,14 @@ class QuantizedHeads {
   struct Part {
     const mx::array* array;
     std::vector<std::byte> copy;  // where the elements of a row lie apart
-    std::array<std::ptrdiff_t, 3> strides;
+    const std::byte* data;
+    std::array<std::ptrdiff_t, 3> strides;  // in elements, of four bytes
 
     explicit Part(const mx::array& x);
     template <class T>
     const T* row(int b, int h, int i) const {
-      const auto* base = copy.empty() ? array->data<T>()
-                                      : reinterpret_cast<const T*>(copy.data());
-      return base + b * strides[0] + h * strides[1] + i * strides[2];
+      return reinterpret_cast<const T*>(data) + b * strides[0] +
+             h * strides[1] + i * strides[2];
     }
   };
 
