@@ -2,12 +2,12 @@
 // 2018; tiles: Dao et al. 2022), so no matrix of all scores exists.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
-#include "kernels/cpu/elementwise-inl.h"
+#include "kernels/cpu/attention_rows-inl.h"
 #include "kernels/cpu/matmul-inl.h"
 
 namespace mlxlm::kernels::cpu {
@@ -24,35 +24,8 @@ struct AttentionScratch {
                    // [tiles][head_size][kQueryTile]
   float* keys;     // [kKeyBlock / kLanes][head_size][kLanes]
   float* scores;   // [kQueryTile, kKeyBlock]
-  float* values;   // [kKeyBlock, value_size], of halves
+  float* values;   // [kKeyBlock, value_size] of those that aren't float
 };
-
-// Rows of T, float or a half's bits.
-template <class T>
-struct RowsAt {
-  const T* data;
-  std::ptrdiff_t stride;
-
-  RowsAt(const T* data, std::ptrdiff_t stride) : data(data), stride(stride) {}
-  RowsAt(const HeadRows& rows, int first)
-      : data(static_cast<const T*>(rows.data) + first * rows.stride),
-        stride(rows.stride) {}
-  const T* operator[](std::ptrdiff_t i) const { return data + i * stride; }
-};
-
-static inline Floats load_some(const std::uint16_t* p, int count) {
-  if (count == kLanes) return load_f16(p);
-  std::uint16_t rest[kLanes] = {};
-  std::memcpy(rest, p, count * sizeof(*p));
-  return load_f16(rest);
-}
-
-template <class T>
-static inline __attribute__((always_inline)) void prefetch_row(const T* row,
-                                                               int size) {
-  constexpr int kLine = 64 / sizeof(T);
-  for (int d = 0; d < size; d += kLine) prefetch(row + d);
-}
 
 static int padded_rows(int num_rows) {
   return (num_rows + kQueryTile - 1) / kQueryTile * kQueryTile;
@@ -75,8 +48,8 @@ static AttentionScratch split_scratch(const AttentionTask& t, float* scratch) {
 }
 
 // `count` keys transposed, zeros behind them.
-template <class T>
-static void transpose_keys(const RowsAt<T>& rows_at,
+template <class Keys>
+static void transpose_keys(const Keys& all,
                            int count,
                            int head_size,
                            float* keys) {
@@ -84,7 +57,7 @@ static void transpose_keys(const RowsAt<T>& rows_at,
     for_each_vector(head_size, [&](int d, int size) {
       Floats rows[kLanes] = {};
       for (int i = 0; i < kLanes && j + i < count; ++i) {
-        rows[i] = load_some(rows_at[j + i] + d, size);
+        rows[i] = load_at(all[j + i], d, size);
       }
       transpose(rows);
       for (int i = 0; i < size; ++i) store(rows[i], keys + (d + i) * kLanes);
@@ -102,38 +75,40 @@ static inline Floats add_apart(Floats a, Floats b) {
          mix_these<kDistance % kLanes, true>(a, b, kAll);
 }
 
-// A block of keys and values where they lie, and few queries.
-template <class T>
+// A block of keys where they lie, and few queries.
+template <class Keys>
 struct FewRows {
-  RowsAt<T> keys;
-  RowsAt<T> values;
+  Keys keys;
   int last;  // key
   int head_size;
-  int value_size;
   const float* queries;  // [., head_size]
+  RowBytes key_bytes;
+  RowBytes value_bytes;
 
-  const T* key(int j) const { return keys[j < last ? j : last]; }
+  auto key(int j) const { return keys[j < last ? j : last]; }
   // The block's values come next, and the next block's keys.
   inline __attribute__((always_inline)) void ask_for_next(int j) const {
-    prefetch_row(keys[j + kKeyBlock], head_size);
-    prefetch_row(values[j], value_size);
+    key_bytes.ask_for(j + kKeyBlock);
+    value_bytes.ask_for(j);
   }
 };
 
 // The lanes of kFew queries' products with the keys from j on that lie kStride
 // apart, of each kStride lanes added up.
-template <int kFew, int kStride, class T>
+template <int kFew, int kStride, class Keys>
 static inline __attribute__((always_inline)) void few_products(
-    const FewRows<T>& r, int j, Floats (&sum)[kFew]) {
+    const FewRows<Keys>& r, int j, Floats (&sum)[kFew]) {
   Floats other[kFew] = {};
   if constexpr (kStride >= kLanes / 2) {
     unroll<kFew>([&]<int i>() { sum[i] = Floats{}; });
     r.ask_for_next(j);
     r.ask_for_next(j + kStride);
+    const auto a = r.key(j);
+    const auto b = r.key(j + kStride);
     for_each_vector(
         r.head_size, [&](int d, int size) __attribute__((always_inline)) {
-          const Floats x = load_some(r.key(j) + d, size);
-          const Floats y = load_some(r.key(j + kStride) + d, size);
+          const Floats x = load_at(a, d, size);
+          const Floats y = load_at(b, d, size);
           unroll<kFew>([&]<int i>() __attribute__((always_inline)) {
             const Floats q = load_some(r.queries + i * r.head_size + d, size);
             sum[i] = multiply_add(x, q, sum[i]);
@@ -148,8 +123,8 @@ static inline __attribute__((always_inline)) void few_products(
 }
 
 // scores[i, j] of kFew rows: each key is read once.
-template <int kFew, class T>
-static void few_scores(const FewRows<T>& r, float* scores) {
+template <int kFew, class Keys>
+static void few_scores(const FewRows<Keys>& r, float* scores) {
   for (int j = 0; j <= r.last; j += kLanes) {
     Floats sum[kFew];
     few_products<kFew, 1>(r, j, sum);
@@ -257,20 +232,21 @@ struct RowUpdate {
 // kVectors vectors of the results of kRows rows, from dimension d on: out *
 // rescale + the sum over j, in order, of weights[j] * values[j]. Each value is
 // read once for all rows.
-template <int kRows, int kVectors, class T>
+template <int kRows, int kVectors, class Values>
 static inline __attribute__((always_inline)) void add_values_at(
-    const RowsAt<T>& values, const RowUpdate* rows, int count, int d) {
+    const Values& values, const RowUpdate* rows, int count, int d) {
   Floats sum[kRows][kVectors];
   unroll<kRows>([&]<int r>() {
     unroll<kVectors>([&]<int i>() {
       sum[r][i] = load(rows[r].out + d + i * kLanes) * rows[r].rescale;
     });
   });
-  const T* v = values.data + d;
-  for (int j = 0; j < count; ++j, v += values.stride) {
+  for (int j = 0; j < count; ++j) {
+    const auto row = values[j];
     Floats value[kVectors];
-    unroll<kVectors>(
-        [&]<int i>() { value[i] = load_some(v + i * kLanes, kLanes); });
+    unroll<kVectors>([&]<int i>() __attribute__((always_inline)) {
+      value[i] = load_at(row, d + i * kLanes, kLanes);
+    });
     unroll<kRows>([&]<int r>() {
       const Floats weight = splat(rows[r].weights[j]);
       unroll<kVectors>([&]<int i>() {
@@ -284,8 +260,8 @@ static inline __attribute__((always_inline)) void add_values_at(
   });
 }
 
-template <int kRows, class T>
-static void add_values(const RowsAt<T>& values,
+template <int kRows, class Values>
+static void add_values(const Values& values,
                        int value_size,
                        const RowUpdate* rows,
                        int count) {
@@ -302,15 +278,15 @@ static void add_values(const RowsAt<T>& values,
   unroll<kRows>([&]<int r>() {
     Floats sum = load_rest(rows[r].out + d, size) * rows[r].rescale;
     for (int j = 0; j < count; ++j) {
-      const Floats value = load_some(values[j] + d, size);
+      const Floats value = load_at(values[j], d, size);
       sum = multiply_add(value, splat(rows[r].weights[j]), sum);
     }
     store_rest(sum, rows[r].out + d, size);
   });
 }
 
-template <class T>
-static void add_values_of(const RowsAt<T>& values,
+template <class Values>
+static void add_values_of(const Values& values,
                           int value_size,
                           const RowUpdate* rows,
                           int num_rows,
@@ -414,56 +390,57 @@ __attribute__((noinline)) static int weigh_block(
   return num_updates;
 }
 
-template <class T>
 static void few_rows_block(const AttentionTask& t,
                            const AttentionScratch& s,
                            int first,
                            int count) {
-  const FewRows<T> rows{{t.k, first},
-                        {t.v, first},
-                        count - 1,
-                        t.head_size,
-                        t.value_size,
-                        s.queries};
   const int num_rows = t.num_rows();
-  if (num_rows == 1) few_scores<1>(rows, s.scores);
-  if (num_rows == 2) few_scores<2>(rows, s.scores);
-  if (num_rows == 3) few_scores<3>(rows, s.scores);
-  if (num_rows == 4) few_scores<4>(rows, s.scores);
+  with_rows(t.k, first, [&](const auto& keys) {
+    const FewRows<std::decay_t<decltype(keys)>> rows{
+        keys,
+        count - 1,
+        t.head_size,
+        s.queries,
+        {t.k, first, t.head_size},
+        {t.v, first, t.value_size}};
+    if (num_rows == 1) few_scores<1>(rows, s.scores);
+    if (num_rows == 2) few_scores<2>(rows, s.scores);
+    if (num_rows == 3) few_scores<3>(rows, s.scores);
+    if (num_rows == 4) few_scores<4>(rows, s.scores);
+  });
   RowUpdate updates[kQueryTile];
   const int num_updates =
       weigh_block(t, 0, num_rows, first, count, s.scores, updates);
-  add_values_of(rows.values, t.value_size, updates, num_updates, count);
+  with_rows(t.v, first, [&](const auto& values) {
+    add_values_of(values, t.value_size, updates, num_updates, count);
+  });
 }
 
 // The block's values as floats.
-template <class T>
-static RowsAt<float> opened_values(const AttentionTask& t,
-                                   const AttentionScratch& s,
-                                   int first,
-                                   int count) {
-  const RowsAt<T> values(t.v, first);
-  if constexpr (std::is_same_v<T, float>) {
-    return values;
-  } else {
+static PlainRows<float> opened_values(const AttentionTask& t,
+                                      const AttentionScratch& s,
+                                      int first,
+                                      int count) {
+  if (t.v.bits == 32) return {t.v, first};
+  with_rows(t.v, first, [&](const auto& values) {
     for (int j = 0; j < count; ++j) {
       for_each_vector(t.value_size, [&](int d, int size) {
-        store_some(load_some(values[j] + d, size),
-                   s.values + j * t.value_size + d,
-                   size);
+        store_some(
+            load_at(values[j], d, size), s.values + j * t.value_size + d, size);
       });
     }
-    return {s.values, t.value_size};
-  }
+  });
+  return {s.values, t.value_size};
 }
 
-template <class T>
 static void many_rows_block(const AttentionTask& t,
                             const AttentionScratch& s,
                             int first,
                             int all) {
-  transpose_keys(RowsAt<T>(t.k, first), all, t.head_size, s.keys);
-  const RowsAt<float> values = opened_values<T>(t, s, first, all);
+  with_rows(t.k, first, [&](const auto& keys) {
+    transpose_keys(keys, all, t.head_size, s.keys);
+  });
+  const PlainRows<float> values = opened_values(t, s, first, all);
   const int num_rows = t.num_rows();
   for (int row = 0; row < num_rows; row += kQueryTile) {
     const int rows = num_rows - row < kQueryTile ? num_rows - row : kQueryTile;
@@ -482,21 +459,6 @@ static void many_rows_block(const AttentionTask& t,
   }
 }
 
-// Of keys and values of T.
-template <class T>
-static void attend_to(const AttentionTask& t, const AttentionScratch& s) {
-  const int num_rows = t.num_rows();
-  const int end = last_key(t, 0, num_rows);
-  for (int first = t.first_key; first < end; first += kKeyBlock) {
-    const int count = end - first < kKeyBlock ? end - first : kKeyBlock;
-    if (num_rows <= kFewRows) {
-      few_rows_block<T>(t, s, first, count);
-    } else {
-      many_rows_block<T>(t, s, first, count);
-    }
-  }
-}
-
 static void attention(const AttentionTask& t, float* scratch) {
   const int num_rows = t.num_rows();
   const AttentionScratch s = split_scratch(t, scratch);
@@ -509,7 +471,15 @@ static void attention(const AttentionTask& t, float* scratch) {
   for (std::size_t i = 0; i < floats; ++i) {
     t.out[i] = 0.0f;
   }
-  t.half ? attend_to<std::uint16_t>(t, s) : attend_to<float>(t, s);
+  const int end = last_key(t, 0, num_rows);
+  for (int first = t.first_key; first < end; first += kKeyBlock) {
+    const int count = end - first < kKeyBlock ? end - first : kKeyBlock;
+    if (num_rows <= kFewRows) {
+      few_rows_block(t, s, first, count);
+    } else {
+      many_rows_block(t, s, first, count);
+    }
+  }
 }
 
 }  // namespace MLXLM_ISA

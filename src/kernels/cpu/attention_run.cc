@@ -16,8 +16,6 @@ namespace {
 struct WorkTag {};
 struct PartsTag {};
 struct SplitTag {};
-struct KeysTag {};
-struct ValuesTag {};
 
 // Rows (queries of all heads that share a key head) per task.
 constexpr int kRowsPerTask = 192;
@@ -33,11 +31,8 @@ AttentionTask make_task(const AttentionProblem& p,
   const int head = kv_head * p.group();
   AttentionTask t;
   t.q = p.q.floats(p.first_row + b, head, p.first_query + first_query);
-  if (!p.quantized_k) {
-    t.k = p.k->head(b, kv_head);
-    t.v = p.v->head(b, kv_head);
-    t.half = p.k->half();
-  }
+  t.k = p.k ? p.k->head(b, kv_head) : p.quantized_k->head(b, kv_head);
+  t.v = p.v ? p.v->head(b, kv_head) : p.quantized_v->head(b, kv_head);
   t.head_stride = p.q.head_stride();
   t.query_stride = p.q.token_stride();
   t.num_heads = p.group();
@@ -64,31 +59,6 @@ AttentionTask make_task(const AttentionProblem& p,
     t.causal_end = p.keys - p.queries + first_query + 1;
   }
   return t;
-}
-
-// Puts the task's keys and values, as floats, in place of those of the cache.
-void read_quantized(const AttentionProblem& p,
-                    int b,
-                    int kv_head,
-                    AttentionTask& t) {
-  if (t.causal) {
-    const int seen = std::max(t.causal_end + t.num_queries - 1, t.first_key);
-    t.end_key = std::min(t.end_key, seen);
-  }
-  const int first = t.first_key;
-  const int count = t.end_key - first;
-  float* keys = scratch<KeysTag>(static_cast<std::size_t>(count) * p.head_size);
-  float* values =
-      scratch<ValuesTag>(static_cast<std::size_t>(count) * p.value_size);
-  p.quantized_k->read(b, kv_head, first, count, keys);
-  p.quantized_v->read(b, kv_head, first, count, values);
-  t.k = {keys, p.head_size};
-  t.v = {values, p.value_size};
-  t.first_key = 0;
-  t.end_key = count;
-  t.causal_end -= first;
-  if (t.mask_bool != nullptr) t.mask_bool += first * t.mask_key_stride;
-  if (t.mask_add != nullptr) t.mask_add += first * t.mask_key_stride;
 }
 
 // Where a piece of work leaves its results (AttentionTask), row by row.
@@ -242,7 +212,7 @@ class Run {
 
   void attend_split(int place, int split) const {
     AttentionTask task = task_of(place);
-    attend(place, split, task, part(place, split, task.num_rows()));
+    attend(split, task, part(place, split, task.num_rows()));
   }
 
   void attend_all(int place) const {
@@ -254,7 +224,7 @@ class Run {
           starts_[split] >= task.causal_end + task.num_queries - 1) {
         break;
       }
-      attend(place, split, task, split == 0 ? all : one);
+      attend(split, task, split == 0 ? all : one);
       if (split == 0) continue;
       for (int row = 0; row < task.num_rows(); ++row) {
         fold(one, row, p_.value_size, all);
@@ -262,13 +232,9 @@ class Run {
     }
   }
 
-  void attend(int place, int split, AttentionTask task, const Part& to) const {
+  void attend(int split, AttentionTask task, const Part& to) const {
     task.first_key = starts_[split];
     task.end_key = starts_[split + 1];
-    if (p_.quantized_k) {
-      read_quantized(
-          p_, place / runs_ / p_.kv_heads, place / runs_ % p_.kv_heads, task);
-    }
     task.largest = to.largest;
     task.sum = to.sum;
     task.out = to.out;

@@ -46,7 +46,9 @@ class Heads {
   HeadRows head(int b, int h, int token = 0) const {
     const std::ptrdiff_t at =
         b * row_stride_ + h * head_stride_ + token * token_stride_;
-    return {data_ + at * (half_ ? 2 : 4), token_stride_};
+    return {.data = data_ + at * (half_ ? 2 : 4),
+            .stride = token_stride_,
+            .bits = half_ ? 16 : 32};
   }
   // The same of float32.
   const float* floats(int b, int h, int token = 0) const {

@@ -29,7 +29,6 @@ static const IsaKernels kKernels = {
     largest,
     sum_of_exponentials,
     subtract,
-    dequantize,
     scale_add,
     add_scaled,
     rotate,

@@ -86,10 +86,18 @@ enum class GateFunction : std::uint8_t {
   relu_squared
 };
 
-// Keys or values of a head, side by side in a row.
+// Keys or values of a head, side by side in a row: float32, float16 or, as MLX
+// quantizes them, streams of `bits`, lowest first, in words. Strides, from row
+// to row, are in elements or words.
 struct HeadRows {
   const void* data = nullptr;
-  std::ptrdiff_t stride = 0;  // from row to row, in elements
+  std::ptrdiff_t stride = 0;
+  int bits = 32;
+  int group_shift = 0;  // groups of 2^this
+  const float* scales = nullptr;
+  const float* zeros = nullptr;
+  std::ptrdiff_t scale_stride = 0;
+  std::ptrdiff_t zero_stride = 0;
 };
 
 // Attention of the heads that share a key head over its keys [first_key,
@@ -99,7 +107,6 @@ struct AttentionTask {
   const float* q = nullptr;
   HeadRows k;
   HeadRows v;
-  bool half = false;               // k and v are float16, not float32
   std::ptrdiff_t head_stride = 0;  // of queries, in floats
   std::ptrdiff_t query_stride = 0;
   int num_heads = 1;
@@ -222,15 +229,6 @@ struct IsaKernels {
   float (*largest)(const float* x, std::size_t size);
   float (*sum_of_exponentials)(const float* x, std::size_t size, float shift);
   void (*subtract)(const float* x, std::size_t size, float shift, float* y);
-
-  // A row as MLX quantizes it: a stream of bits, lowest first -> [size].
-  void (*dequantize)(const std::uint32_t* words,
-                     const float* scales,
-                     const float* zeros,
-                     int size,
-                     int group_size,
-                     int bits,
-                     float* out);
 
   // y[i] = x[i] + y[i] * factor.
   void (*scale_add)(const float* x, int size, float factor, float* y);

@@ -1,10 +1,8 @@
 #include "kernels/cpu/quantized_heads.h"
 
-#include <cstdint>
+#include <bit>
 #include <cstring>
 #include <utility>
-
-#include "kernels/cpu/isa.h"
 
 namespace mlxlm::kernels::cpu {
 
@@ -43,18 +41,16 @@ QuantizedHeads::QuantizedHeads(const mx::array& data,
       group_size_(group_size),
       bits_(bits) {}
 
-void QuantizedHeads::read(
-    int batch_row, int head, int first, int count, float* out) const {
-  const int size = row_size();
-  for (int i = first; i < first + count; ++i, out += size) {
-    isa_kernels().dequantize(parts_[0].row<std::uint32_t>(batch_row, head, i),
-                             parts_[1].row<float>(batch_row, head, i),
-                             parts_[2].row<float>(batch_row, head, i),
-                             size,
-                             group_size_,
-                             bits_,
-                             out);
-  }
+HeadRows QuantizedHeads::head(int b, int h) const {
+  const auto& [data, scales, zeros] = parts_;
+  return {.data = data.head(b, h),
+          .stride = data.strides[2],
+          .bits = bits_,
+          .group_shift = std::countr_zero(static_cast<unsigned>(group_size_)),
+          .scales = reinterpret_cast<const float*>(scales.head(b, h)),
+          .zeros = reinterpret_cast<const float*>(zeros.head(b, h)),
+          .scale_stride = scales.strides[2],
+          .zero_stride = zeros.strides[2]};
 }
 
 }  // namespace mlxlm::kernels::cpu

@@ -7,6 +7,8 @@
 
 #include <mlx/array.h>
 
+#include "kernels/cpu/isa.h"
+
 namespace mlxlm::kernels::cpu {
 
 namespace mx = mlx::core;
@@ -25,8 +27,7 @@ class QuantizedHeads {
   int num_rows() const { return parts_[0].array->shape(2); }
   int row_size() const { return parts_[1].array->shape(3) * group_size_; }
 
-  // Rows [first, first + count) of a head -> out [count, row_size].
-  void read(int batch_row, int head, int first, int count, float* out) const;
+  HeadRows head(int b, int h) const;
 
  private:
   struct Part {
@@ -36,10 +37,8 @@ class QuantizedHeads {
     std::array<std::ptrdiff_t, 3> strides;  // in elements, of four bytes
 
     explicit Part(const mx::array& x);
-    template <class T>
-    const T* row(int b, int h, int i) const {
-      return reinterpret_cast<const T*>(data) + b * strides[0] +
-             h * strides[1] + i * strides[2];
+    const std::byte* head(int b, int h) const {
+      return data + 4 * (b * strides[0] + h * strides[1]);
     }
   };
 
