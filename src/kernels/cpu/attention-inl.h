@@ -75,6 +75,10 @@ static inline Floats add_apart(Floats a, Floats b) {
          mix_these<kDistance % kLanes, true>(a, b, kAll);
 }
 
+// Rows up to which keys are read where they lie: a transposed block pays for
+// itself from some more on.
+inline constexpr int kFewRows = kQueryTile;
+
 // A block of keys where they lie, and few queries.
 template <class Keys>
 struct FewRows {
@@ -130,6 +134,12 @@ static void few_scores(const FewRows<Keys>& r, float* scores) {
     few_products<kFew, 1>(r, j, sum);
     unroll<kFew>([&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
   }
+}
+
+template <int kFew, class Keys>
+static void few_scores_of(const FewRows<Keys>& r, int num_rows, float* scores) {
+  if (num_rows == kFew) return few_scores<kFew>(r, scores);
+  if constexpr (kFew < kFewRows) few_scores_of<kFew + 1>(r, num_rows, scores);
 }
 
 // sum[i] += keys' elements lane, lane + kStride, ... times query i's, in the
@@ -302,10 +312,6 @@ static void add_values_of(const Values& values,
   if (left == 1) return add_values<1>(values, value_size, rows + i, count);
 }
 
-// Rows up to which keys are read where they lie: a transposed block pays for
-// itself from some more on.
-inline constexpr int kFewRows = 4;
-
 // The scaled queries: few in rows, more in transposed tiles.
 static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
   const int num_rows = t.num_rows();
@@ -403,10 +409,7 @@ static void few_rows_block(const AttentionTask& t,
         s.queries,
         {t.k, first, t.head_size},
         {t.v, first, t.value_size}};
-    if (num_rows == 1) few_scores<1>(rows, s.scores);
-    if (num_rows == 2) few_scores<2>(rows, s.scores);
-    if (num_rows == 3) few_scores<3>(rows, s.scores);
-    if (num_rows == 4) few_scores<4>(rows, s.scores);
+    few_scores_of<1>(rows, num_rows, s.scores);
   });
   RowUpdate updates[kQueryTile];
   const int num_updates =
