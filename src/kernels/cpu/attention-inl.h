@@ -69,10 +69,9 @@ static void transpose_keys(const Keys& all,
 // apart, a's where a lane's number has no kDistance in it, b's elsewhere.
 template <int kDistance>
 static inline Floats add_apart(Floats a, Floats b) {
-  if constexpr (kDistance >= kLanes) return a;
   constexpr std::make_integer_sequence<int, kLanes> kAll;
-  return mix_these<kDistance % kLanes, false>(a, b, kAll) +
-         mix_these<kDistance % kLanes, true>(a, b, kAll);
+  return mix_these<kDistance, false>(a, b, kAll) +
+         mix_these<kDistance, true>(a, b, kAll);
 }
 
 // Rows up to which keys are read where they lie: a transposed block pays for

@@ -342,22 +342,25 @@ TEST_F(CpuRowsStep, RowsOfABatch) {
 TEST_F(CpuRows, AttentionToQuantizedRows) {
   const int keys = 900;
   auto q = random({1, 4, 5, 64});
-  auto quantized = [&](int count, const mx::array& x) {
-    auto parts = mx::quantize(part(x, 2, 0, count), 32, 8);
-    return QuantizedTensor{parts[0], parts[1], parts[2], 32, 8};
-  };
   auto k = random({1, 2, keys, 64});
   auto v = random({1, 2, keys, 64});
   AttentionParameters parameters{.scale = 0.3f};
-  auto all = cpu_.quantized_attention(
-      q, quantized(keys, k), quantized(keys, v), parameters);
-  for (int i : {0, 4}) {
-    const int seen = keys - 5 + i + 1;
-    auto alone = cpu_.quantized_attention(part(q, 2, i, i + 1),
-                                          quantized(seen, k),
-                                          quantized(seen, v),
-                                          parameters);
-    EXPECT_TRUE(same_bits(part(all, 2, i, i + 1), alone)) << i;
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    auto quantized = [&](int count, const mx::array& x) {
+      auto parts = mx::quantize(part(x, 2, 0, count), 32, bits);
+      return QuantizedTensor{parts[0], parts[1], parts[2], 32, bits};
+    };
+    auto all = cpu_.quantized_attention(
+        q, quantized(keys, k), quantized(keys, v), parameters);
+    for (int i : {0, 4}) {
+      const int seen = keys - 5 + i + 1;
+      auto alone = cpu_.quantized_attention(part(q, 2, i, i + 1),
+                                            quantized(seen, k),
+                                            quantized(seen, v),
+                                            parameters);
+      EXPECT_TRUE(same_bits(part(all, 2, i, i + 1), alone))
+          << bits << " bits, query " << i;
+    }
   }
 }
 
