@@ -75,8 +75,11 @@ static inline Floats add_apart(Floats a, Floats b) {
 }
 
 // Rows up to which keys are read where they lie: a transposed block pays for
-// itself from some more on.
-inline constexpr int kFewRows = kQueryTile;
+// itself from some more on. Five and more are code for the usual form only.
+static int most_few_rows(const HeadRows& keys) {
+  if (keys.bits == 16) return kQueryTile;
+  return keys.bits == 32 || keys.bits == 8 || keys.bits == 4 ? 4 : 0;
+}
 
 // A block of keys where they lie, and few queries.
 template <class Keys>
@@ -135,10 +138,12 @@ static void few_scores(const FewRows<Keys>& r, float* scores) {
   }
 }
 
-template <int kFew, class Keys>
+template <int kFew, int kMost, class Keys>
 static void few_scores_of(const FewRows<Keys>& r, int num_rows, float* scores) {
   if (num_rows == kFew) return few_scores<kFew>(r, scores);
-  if constexpr (kFew < kFewRows) few_scores_of<kFew + 1>(r, num_rows, scores);
+  if constexpr (kFew < kMost) {
+    few_scores_of<kFew + 1, kMost>(r, num_rows, scores);
+  }
 }
 
 // sum[i] += keys' elements lane, lane + kStride, ... times query i's, in the
@@ -318,7 +323,7 @@ static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
     return t.q + row / t.num_queries * t.head_stride +
            row % t.num_queries * t.query_stride;
   };
-  if (num_rows <= kFewRows) {
+  if (num_rows <= most_few_rows(t.k)) {
     for (int row = 0; row < num_rows; ++row) {
       const float* q = query(row);
       for_each_vector(t.head_size, [&](int d, int size) {
@@ -395,29 +400,6 @@ __attribute__((noinline)) static int weigh_block(
   return num_updates;
 }
 
-static void few_rows_block(const AttentionTask& t,
-                           const AttentionScratch& s,
-                           int first,
-                           int count) {
-  const int num_rows = t.num_rows();
-  with_rows(t.k, first, [&](const auto& keys) {
-    const FewRows<std::decay_t<decltype(keys)>> rows{
-        keys,
-        count - 1,
-        t.head_size,
-        s.queries,
-        {t.k, first, t.head_size},
-        {t.v, first, t.value_size}};
-    few_scores_of<1>(rows, num_rows, s.scores);
-  });
-  RowUpdate updates[kQueryTile];
-  const int num_updates =
-      weigh_block(t, 0, num_rows, first, count, s.scores, updates);
-  with_rows(t.v, first, [&](const auto& values) {
-    add_values_of(values, t.value_size, updates, num_updates, count);
-  });
-}
-
 // The block's values as floats.
 static PlainRows<float> opened_values(const AttentionTask& t,
                                       const AttentionScratch& s,
@@ -433,6 +415,32 @@ static PlainRows<float> opened_values(const AttentionTask& t,
     }
   });
   return {s.values, t.value_size};
+}
+
+static void few_rows_block(const AttentionTask& t,
+                           const AttentionScratch& s,
+                           int first,
+                           int count) {
+  const int num_rows = t.num_rows();
+  with_common_rows(t.k, first, [&](const auto& keys) {
+    using Keys = std::decay_t<decltype(keys)>;
+    constexpr bool kUsual = std::is_same_v<Keys, PlainRows<std::uint16_t>>;
+    const FewRows<Keys> rows{keys,
+                             count - 1,
+                             t.head_size,
+                             s.queries,
+                             {t.k, first, t.head_size},
+                             {t.v, first, t.value_size}};
+    few_scores_of<1, kUsual ? kQueryTile : 4>(rows, num_rows, s.scores);
+  });
+  RowUpdate updates[kQueryTile];
+  const int num_updates =
+      weigh_block(t, 0, num_rows, first, count, s.scores, updates);
+  auto add = [&](const auto& values) {
+    add_values_of(values, t.value_size, updates, num_updates, count);
+  };
+  if (!with_common_rows(t.v, first, add))
+    add(opened_values(t, s, first, count));
 }
 
 static void many_rows_block(const AttentionTask& t,
@@ -476,7 +484,7 @@ static void attention(const AttentionTask& t, float* scratch) {
   const int end = last_key(t, 0, num_rows);
   for (int first = t.first_key; first < end; first += kKeyBlock) {
     const int count = end - first < kKeyBlock ? end - first : kKeyBlock;
-    if (num_rows <= kFewRows) {
+    if (num_rows <= most_few_rows(t.k)) {
       few_rows_block(t, s, first, count);
     } else {
       many_rows_block(t, s, first, count);

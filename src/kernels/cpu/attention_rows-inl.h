@@ -116,23 +116,32 @@ static inline __attribute__((always_inline)) Floats load_at(
                       splat(row.zeros[group]));
 }
 
-// Calls f with the rows from `first` on.
+// Calls f with the rows from `first` on, if they are of one of the forms that
+// few queries read where they lie: each is code of its own.
+template <class F>
+static inline bool with_common_rows(const HeadRows& rows,
+                                    int first,
+                                    const F& f) {
+  if (rows.bits == 32) {
+    f(PlainRows<float>(rows, first));
+  } else if (rows.bits == 16) {
+    f(PlainRows<std::uint16_t>(rows, first));
+  } else if (rows.bits == 8) {
+    f(QuantizedRows<8>(rows, first));
+  } else if (rows.bits == 4) {
+    f(QuantizedRows<4>(rows, first));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+// Likewise, of any form.
 template <class F>
 static inline void with_rows(const HeadRows& rows, int first, const F& f) {
-  switch (rows.bits) {
-    case 32:
-      return f(PlainRows<float>(rows, first));
-    case 16:
-      return f(PlainRows<std::uint16_t>(rows, first));
-    case 8:
-      return f(QuantizedRows<8>(rows, first));
-    case 4:
-      return f(QuantizedRows<4>(rows, first));
-    case 2:
-      return f(QuantizedRows<2>(rows, first));
-    default:
-      return f(QuantizedRows<0>(rows, first));
-  }
+  if (with_common_rows(rows, first, f)) return;
+  if (rows.bits == 2) return f(QuantizedRows<2>(rows, first));
+  f(QuantizedRows<0>(rows, first));
 }
 
 // Where rows of `size` elements lie.
