@@ -6,9 +6,9 @@
 MLX_LM is the program, linked or started with MLX's CUDA build; the Python that
 runs this has MLX's package and, for --reference, mlx-lm's. First come the kernels'
 tests (--tests: cuda_kernels_test), then tokens of small models with the GPU's
-kernels, on one GPU and on several, and with plain MLX operations, then a table of decode or prefill speed,
-rounds interleaved: medians and range, what is wanted, and what the weights' bytes
-allow at the bandwidth measured here.
+kernels, on one GPU and on several, and with plain MLX operations, then a table of
+decode or prefill speed, rounds interleaved: medians and range, what is wanted, and
+what the weights' bytes allow at the bandwidth measured here.
 """
 
 import argparse

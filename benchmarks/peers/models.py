@@ -4,10 +4,14 @@ any size with random weights, as GGUF (Q4_0) and in MLX's format (4 bits, groups
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import gguf
 import numpy
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import random_gguf
 
 # layers, hidden, query heads, key heads, size of a head, feed-forward
 SHAPES = {
@@ -16,7 +20,6 @@ SHAPES = {
 }
 VOCABULARY = 128256
 TIED = {"1b": True, "8b": False}
-BLOCK = 32  # weights of a Q4_0 block: a float16 scale and 16 bytes
 GROUP = 64
 
 
@@ -45,45 +48,15 @@ def norms(shape):
     yield "model.norm", "output_norm"
 
 
-def scale(columns):
-    return 0.3 / columns**0.5
-
-
-def blocks(random, rows, columns):
-    """Random Q4_0 rows, as bytes."""
-    data = random.integers(0, 256, (rows, columns // BLOCK, 18), numpy.uint8)
-    data[..., :2] = numpy.frombuffer(
-        numpy.float16(scale(columns)).tobytes(), numpy.uint8)
-    return data.reshape(rows, -1)
-
-
 def write_gguf(path, shape, vocabulary_of):
     layers, hidden, heads, key_heads, head, feed_forward = SHAPES[shape]
-    random = numpy.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(layers)
-    writer.add_context_length(131072)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(feed_forward)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(key_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(500000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    copy_vocabulary(writer, gguf.GGUFReader(vocabulary_of))
-    for _, name, rows, columns in matrices(shape):
-        writer.add_tensor(name + ".weight", blocks(random, rows, columns),
-                          raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-    for _, name in norms(shape):
-        writer.add_tensor(name + ".weight", numpy.ones(hidden, numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    random_gguf.write(
+        path,
+        random_gguf.Sizes(layers, hidden, feed_forward, heads, key_heads, head,
+                          VOCABULARY),
+        [(name, rows, columns) for _, name, rows, columns in matrices(shape)],
+        [name for _, name in norms(shape)],
+        lambda writer: copy_vocabulary(writer, gguf.GGUFReader(vocabulary_of)))
 
 
 def copy_vocabulary(writer, reader):
@@ -113,7 +86,7 @@ def write_mlx(folder, shape):
     folder.mkdir()
     tensors = {}
     for name, _, rows, columns in matrices(shape):
-        step = numpy.full((rows, columns // GROUP), scale(columns))
+        step = numpy.full((rows, columns // GROUP), random_gguf.scale(columns))
         tensors[name + ".weight"] = ("U32", (rows, columns // 8), None)
         tensors[name + ".scales"] = ("BF16", step.shape, bfloat16(step))
         tensors[name + ".biases"] = ("BF16", step.shape, bfloat16(step * -7.5))

@@ -19,6 +19,7 @@ namespace mlxlm::kernels::cpu {
 class Rows {
  public:
   explicit Rows(const mx::array& x);
+  Rows(Rows&&) = default;  // not copied: `data_` may be the copy's
   const float* data() const { return data_; }
 
  private:

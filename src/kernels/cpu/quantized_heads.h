@@ -37,6 +37,7 @@ class QuantizedHeads {
     std::array<std::ptrdiff_t, 3> strides;  // in elements, of four bytes
 
     explicit Part(const mx::array& x);
+    Part(Part&&) = default;  // not copied: `data` may be the copy's
     const std::byte* head(int b, int h) const {
       return data + 4 * (b * strides[0] + h * strides[1]);
     }

@@ -1,6 +1,7 @@
 // A whole decoding step as one kernel: one block on each processor runs the
 // operations of a program one after the other. Between operations all blocks
 // wait for each other, but not the weights, which stream in all the time.
+// (Over 500 lines, as one class: what its warps do shares all its parameters.)
 #pragma once
 
 #include "step_attention.cuh"
