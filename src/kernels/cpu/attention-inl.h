@@ -7,16 +7,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/cpu/attention_rows-inl.h"
-#include "kernels/cpu/matmul-inl.h"
+#include "kernels/cpu/attention_scores-inl.h"
 
 namespace mlxlm::kernels::cpu {
 namespace MLXLM_ISA {
 
-// Keys per block and queries per tile: the block's scores and the transposed
-// keys stay in the first-level cache.
-inline constexpr int kKeyBlock = 64;
-inline constexpr int kQueryTile = kHas32Registers ? 8 : 4;
 inline constexpr float kNothing = -__builtin_inff();
 
 struct AttentionScratch {
@@ -45,145 +40,6 @@ static AttentionScratch split_scratch(const AttentionTask& t, float* scratch) {
   s.scores = s.keys + t.head_size * kKeyBlock;
   s.values = s.scores + kQueryTile * kKeyBlock;
   return s;
-}
-
-// `count` keys transposed, zeros behind them.
-template <class Keys>
-static void transpose_keys(const Keys& all,
-                           int count,
-                           int head_size,
-                           float* keys) {
-  for (int j = 0; j < count; j += kLanes, keys += head_size * kLanes) {
-    for_each_vector(head_size, [&](int d, int size) {
-      Floats rows[kLanes] = {};
-      for (int i = 0; i < kLanes && j + i < count; ++i) {
-        rows[i] = load_at(all[j + i], d, size);
-      }
-      transpose(rows);
-      for (int i = 0; i < size; ++i) store(rows[i], keys + (d + i) * kLanes);
-    });
-  }
-}
-
-// One step of sum_of() for two vectors: the sums of lanes that lie kDistance
-// apart, a's where a lane's number has no kDistance in it, b's elsewhere.
-template <int kDistance>
-static inline Floats add_apart(Floats a, Floats b) {
-  constexpr std::make_integer_sequence<int, kLanes> kAll;
-  return mix_these<kDistance, false>(a, b, kAll) +
-         mix_these<kDistance, true>(a, b, kAll);
-}
-
-// Rows up to which keys are read where they lie: a transposed block pays for
-// itself from some more on. Five and more are code for the usual form only.
-static int most_few_rows(const HeadRows& keys) {
-  if (keys.bits == 16) return kQueryTile;
-  return keys.bits == 32 || keys.bits == 8 || keys.bits == 4 ? 4 : 0;
-}
-
-// A block of keys where they lie, and few queries.
-template <class Keys>
-struct FewRows {
-  Keys keys;
-  int last;  // key
-  int head_size;
-  const float* queries;  // [., head_size]
-  RowBytes key_bytes;
-  RowBytes value_bytes;
-
-  auto key(int j) const { return keys[j < last ? j : last]; }
-  // The block's values come next, and the next block's keys.
-  inline __attribute__((always_inline)) void ask_for_next(int j) const {
-    key_bytes.ask_for(j + kKeyBlock);
-    value_bytes.ask_for(j);
-  }
-};
-
-// The lanes of kFew queries' products with the keys from j on that lie kStride
-// apart, of each kStride lanes added up.
-template <int kFew, int kStride, class Keys>
-static inline __attribute__((always_inline)) void few_products(
-    const FewRows<Keys>& r, int j, Floats (&sum)[kFew]) {
-  Floats other[kFew] = {};
-  if constexpr (kStride >= kLanes / 2) {
-    unroll<kFew>([&]<int i>() { sum[i] = Floats{}; });
-    r.ask_for_next(j);
-    r.ask_for_next(j + kStride);
-    const auto a = r.key(j);
-    const auto b = r.key(j + kStride);
-    for_each_vector(
-        r.head_size, [&](int d, int size) __attribute__((always_inline)) {
-          const Floats x = load_at(a, d, size);
-          const Floats y = load_at(b, d, size);
-          unroll<kFew>([&]<int i>() __attribute__((always_inline)) {
-            const Floats q = load_some(r.queries + i * r.head_size + d, size);
-            sum[i] = multiply_add(x, q, sum[i]);
-            other[i] = multiply_add(y, q, other[i]);
-          });
-        });
-  } else {
-    few_products<kFew, 2 * kStride>(r, j, sum);
-    few_products<kFew, 2 * kStride>(r, j + kStride, other);
-  }
-  unroll<kFew>([&]<int i>() { sum[i] = add_apart<kStride>(sum[i], other[i]); });
-}
-
-// scores[i, j] of kFew rows: each key is read once.
-template <int kFew, class Keys>
-static void few_scores(const FewRows<Keys>& r, float* scores) {
-  for (int j = 0; j <= r.last; j += kLanes) {
-    Floats sum[kFew];
-    few_products<kFew, 1>(r, j, sum);
-    unroll<kFew>([&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
-  }
-}
-
-template <int kFew, int kMost, class Keys>
-static void few_scores_of(const FewRows<Keys>& r, int num_rows, float* scores) {
-  if (num_rows == kFew) return few_scores<kFew>(r, scores);
-  if constexpr (kFew < kMost) {
-    few_scores_of<kFew + 1, kMost>(r, num_rows, scores);
-  }
-}
-
-// sum[i] += keys' elements lane, lane + kStride, ... times query i's, in the
-// order in which sum_of() adds a vector's lanes.
-template <int kStride>
-static inline __attribute__((always_inline)) void add_lanes(
-    const float* queries,
-    const float* keys,
-    int head_size,
-    int lane,
-    Floats (&sum)[kQueryTile]) {
-  if constexpr (kStride == kLanes) {
-    for (int d = lane; d < head_size; d += kLanes) {
-      const Floats key = load(keys + d * kLanes);
-      const float* q = queries + d * kQueryTile;
-      unroll<kQueryTile>(
-          [&]<int i>() { sum[i] = multiply_add(key, splat(q[i]), sum[i]); });
-    }
-  } else {
-    Floats other[kQueryTile] = {};
-    add_lanes<2 * kStride>(queries, keys, head_size, lane, sum);
-    add_lanes<2 * kStride>(queries, keys, head_size, lane + kStride, other);
-    unroll<kQueryTile>([&]<int i>() { sum[i] += other[i]; });
-  }
-}
-
-// scores[i, j] of kQueryTile queries with a block of transposed keys, bit for
-// bit those of few_scores().
-static void tile_scores(const float* queries,
-                        const float* block,
-                        int head_size,
-                        int count,
-                        float* scores) {
-  for (int j = 0; j < count; j += kLanes) {
-    const float* keys = block + (j / kLanes) * head_size * kLanes;
-    Floats sum[kQueryTile] = {};
-    add_lanes<1>(queries, keys, head_size, 0, sum);
-    unroll<kQueryTile>(
-        [&]<int i>() { store(sum[i], scores + i * kKeyBlock + j); });
-  }
 }
 
 // Softcap and masks of one query's block of scores; the largest that is left.
@@ -243,26 +99,37 @@ struct RowUpdate {
   float* out;
 };
 
+// The values of a block's keys.
+template <class Values>
+struct BlockValues {
+  Values rows;
+  int count;
+  int size;  // of a row
+  // The rows of which the next block's are asked for on the way, or null.
+  const RowBytes* ahead = nullptr;
+};
+
 // kVectors vectors of the results of kRows rows, from dimension d on: out *
 // rescale + the sum over j, in order, of weights[j] * values[j]. Each value is
 // read once for all rows.
 template <int kRows, int kVectors, class Values>
 static inline __attribute__((always_inline)) void add_values_at(
-    const Values& values, const RowUpdate* rows, int count, int d) {
+    const BlockValues<Values>& values, const RowUpdate* rows, int d) {
   Floats sum[kRows][kVectors];
   unroll<kRows>([&]<int r>() {
     unroll<kVectors>([&]<int i>() {
       sum[r][i] = load(rows[r].out + d + i * kLanes) * rows[r].rescale;
     });
   });
-  for (int j = 0; j < count; ++j) {
-    const auto row = values[j];
+  for (int j = 0; j < values.count; ++j) {
+    const auto row = values.rows[j];
+    if (values.ahead != nullptr) values.ahead->ask_for(j + kKeyBlock);
     Floats value[kVectors];
     unroll<kVectors>([&]<int i>() __attribute__((always_inline)) {
       value[i] = load_at(row, d + i * kLanes, kLanes);
     });
     unroll<kRows>([&]<int r>() {
-      const Floats weight = splat(rows[r].weights[j]);
+      const Floats weight = in_register(splat(rows[r].weights[j]));
       unroll<kVectors>([&]<int i>() {
         sum[r][i] = multiply_add(value[i], weight, sum[r][i]);
       });
@@ -275,24 +142,23 @@ static inline __attribute__((always_inline)) void add_values_at(
 }
 
 template <int kRows, class Values>
-static void add_values(const Values& values,
-                       int value_size,
-                       const RowUpdate* rows,
-                       int count) {
+static void add_values(BlockValues<Values> values, const RowUpdate* rows) {
   constexpr int kWide = 4;
   int d = 0;
-  for (; d + kWide * kLanes <= value_size; d += kWide * kLanes) {
-    add_values_at<kRows, kWide>(values, rows, count, d);
+  for (; d + kWide * kLanes <= values.size; d += kWide * kLanes) {
+    add_values_at<kRows, kWide>(values, rows, d);
+    values.ahead = nullptr;
   }
-  for (; d + kLanes <= value_size; d += kLanes) {
-    add_values_at<kRows, 1>(values, rows, count, d);
+  for (; d + kLanes <= values.size; d += kLanes) {
+    add_values_at<kRows, 1>(values, rows, d);
+    values.ahead = nullptr;
   }
-  if (d == value_size) return;
-  const int size = value_size - d;
+  if (d == values.size) return;
+  const int size = values.size - d;
   unroll<kRows>([&]<int r>() {
     Floats sum = load_rest(rows[r].out + d, size) * rows[r].rescale;
-    for (int j = 0; j < count; ++j) {
-      const Floats value = load_at(values[j], d, size);
+    for (int j = 0; j < values.count; ++j) {
+      const Floats value = load_at(values.rows[j], d, size);
       sum = multiply_add(value, splat(rows[r].weights[j]), sum);
     }
     store_rest(sum, rows[r].out + d, size);
@@ -300,20 +166,19 @@ static void add_values(const Values& values,
 }
 
 template <class Values>
-static void add_values_of(const Values& values,
-                          int value_size,
+static void add_values_of(BlockValues<Values> values,
                           const RowUpdate* rows,
-                          int num_rows,
-                          int count) {
+                          int num_rows) {
   constexpr int kTogether = kHas32Registers ? 4 : 2;
   int i = 0;
   for (; i + kTogether <= num_rows; i += kTogether) {
-    add_values<kTogether>(values, value_size, rows + i, count);
+    add_values<kTogether>(values, rows + i);
+    values.ahead = nullptr;
   }
   const int left = num_rows - i;
-  if (left == 3) return add_values<3>(values, value_size, rows + i, count);
-  if (left == 2) return add_values<2>(values, value_size, rows + i, count);
-  if (left == 1) return add_values<1>(values, value_size, rows + i, count);
+  if (left == 3) return add_values<3>(values, rows + i);
+  if (left == 2) return add_values<2>(values, rows + i);
+  if (left == 1) return add_values<1>(values, rows + i);
 }
 
 // The scaled queries: few in rows, more in transposed tiles.
@@ -417,27 +282,54 @@ static PlainRows<float> opened_values(const AttentionTask& t,
   return {s.values, t.value_size};
 }
 
-static void few_rows_block(const AttentionTask& t,
+// The scores of few rows; the usual form and sizes of heads have code of their
+// own.
+static void score_few_rows(const AttentionTask& t,
                            const AttentionScratch& s,
                            int first,
                            int count) {
   const int num_rows = t.num_rows();
   with_common_rows(t.k, first, [&](const auto& keys) {
     using Keys = std::decay_t<decltype(keys)>;
-    constexpr bool kUsual = std::is_same_v<Keys, PlainRows<std::uint16_t>>;
-    const FewRows<Keys> rows{keys,
-                             count - 1,
-                             t.head_size,
-                             s.queries,
-                             {t.k, first, t.head_size},
-                             {t.v, first, t.value_size}};
-    few_scores_of<1, kUsual ? kQueryTile : 4>(rows, num_rows, s.scores);
+    constexpr int kFew = 4;
+    auto rows = [&]<int kHeadSize>() {
+      return FewRows<Keys, kHeadSize>{keys,
+                                      count - 1,
+                                      t.head_size,
+                                      s.queries,
+                                      {t.k, first, t.head_size},
+                                      {t.v, first, t.value_size},
+                                      first == t.first_key};
+    };
+    if constexpr (std::is_same_v<Keys, PlainRows<std::uint16_t>>) {
+      if (num_rows <= kFew && t.head_size == 64) {
+        return few_scores_of<1, kFew>(
+            rows.template operator()<64>(), num_rows, s.scores);
+      }
+      if (num_rows <= kFew && t.head_size == 128) {
+        return few_scores_of<1, kFew>(
+            rows.template operator()<128>(), num_rows, s.scores);
+      }
+      few_scores_of<1, kQueryTile>(
+          rows.template operator()<0>(), num_rows, s.scores);
+    } else {
+      few_scores_of<1, kFew>(rows.template operator()<0>(), num_rows, s.scores);
+    }
   });
+}
+
+static void few_rows_block(const AttentionTask& t,
+                           const AttentionScratch& s,
+                           int first,
+                           int count) {
+  score_few_rows(t, s, first, count);
   RowUpdate updates[kQueryTile];
   const int num_updates =
-      weigh_block(t, 0, num_rows, first, count, s.scores, updates);
+      weigh_block(t, 0, t.num_rows(), first, count, s.scores, updates);
+  const RowBytes bytes(t.v, first, t.value_size);
   auto add = [&](const auto& values) {
-    add_values_of(values, t.value_size, updates, num_updates, count);
+    add_values_of(
+        BlockValues{values, count, t.value_size, &bytes}, updates, num_updates);
   };
   if (!with_common_rows(t.v, first, add))
     add(opened_values(t, s, first, count));
@@ -465,7 +357,8 @@ static void many_rows_block(const AttentionTask& t,
     RowUpdate updates[kQueryTile];
     const int num_updates =
         weigh_block(t, row, rows, first, count, s.scores, updates);
-    add_values_of(values, t.value_size, updates, num_updates, count);
+    add_values_of(
+        BlockValues{values, count, t.value_size}, updates, num_updates);
   }
 }
 

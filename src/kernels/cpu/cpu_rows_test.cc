@@ -127,7 +127,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
                                          Lengths{9, 3, 64, 1300},
                                          Lengths{4, 1, 20, 130},
                                          Lengths{4, 2, 7, 64},
-                                         Lengths{8, 1, 80, 2500}));
+                                         Lengths{8, 1, 80, 2500},
+                                         Lengths{8, 2, 128, 900}));
 
 // Query i of the last L alone, with the keys that it sees.
 TEST_P(CpuRowsAttention, QueriesAloneAndTogether) {

@@ -73,15 +73,6 @@ constexpr bool is_integer(ElementFormat format) {
          format == ElementFormat::u8;
 }
 
-// Calls f.template operator()<0>() ... <kCount - 1>().
-template <int kCount, int i = 0, class F>
-static inline __attribute__((always_inline)) void unroll(F&& f) {
-  if constexpr (i < kCount) {
-    f.template operator()<i>();
-    unroll<kCount, i + 1>(f);
-  }
-}
-
 // Stores the rows of one panel part that exist.
 static inline void store_rows(Floats v, float* y, int first_row, int num_rows) {
   if (first_row + kLanes <= num_rows) {

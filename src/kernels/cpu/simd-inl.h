@@ -36,6 +36,15 @@ inline constexpr bool kHas32Registers = false;
 // Vectors that make up a panel's 16 rows.
 inline constexpr int kParts = kPanelRows / kLanes;
 
+// Calls f.template operator()<0>() ... <kCount - 1>().
+template <int kCount, int i = 0, class F>
+static inline __attribute__((always_inline)) void unroll(F&& f) {
+  if constexpr (i < kCount) {
+    f.template operator()<i>();
+    unroll<kCount, i + 1>(f);
+  }
+}
+
 typedef float Floats __attribute__((vector_size(4 * kLanes), may_alias));
 typedef std::uint32_t Words __attribute__((vector_size(4 * kLanes), may_alias));
 typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes), may_alias));
@@ -45,6 +54,17 @@ typedef std::uint16_t Halves
 static inline Floats load(const float* p) {
   Floats v;
   std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+// v, loaded once for all its uses: compilers read it from memory for each,
+// where the instruction can, and loads are what such loops wait for.
+static inline Floats in_register(Floats v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
   return v;
 }
 
