@@ -46,6 +46,11 @@ __device__ u32 masked(u32 x, u32 ones) {
   return y;
 }
 
+// That a byte stands for as a group's scale (e8m0).
+__device__ inline float power_of_two(u32 byte) {
+  return __uint_as_float(byte == 0 ? 0x00400000u : byte << 23);
+}
+
 // Two numbers of type T in one register, the first in the low half.
 template <class T>
 struct Pair;
@@ -82,6 +87,16 @@ struct Pair<BFloat16> {
     return fma(of_nibbles(q), 0x3f803f80u, 0xc300c300u);
   }
   static __device__ u32 integers_of_bytes(u32 q) { return of_bytes(q); }
+  // Small floats, e2m1 in the low nibbles of the halves or e4m3 in their low
+  // bytes: their bits where those of this type are, then exponents raised to
+  // what they stand for, numbers below the least normal one too.
+  static __device__ u32 of_fp4(u32 q) {
+    return fma(
+        (q << 12 & 0x80008000u) | (q << 6 & 0x01c001c0u), 0x7e807e80u, 0);
+  }
+  static __device__ u32 of_fp8(u32 q) {
+    return fma((q << 8 & 0x80008000u) | (q << 4 & 0x07f007f0u), 0x7b807b80u, 0);
+  }
   // d += a b: a 16 rows of 16, b 16 by 8 columns.
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -122,6 +137,13 @@ struct Pair<Half> {
   static __device__ u32 integers_of_bytes(u32 q) {
     return fma(of_bytes(q), 0x3c003c00u, 0xe400e400u);
   }
+  static __device__ u32 of_fp4(u32 q) {
+    return fma(
+        (q << 12 & 0x80008000u) | (q << 9 & 0x0e000e00u), 0x74007400u, 0);
+  }
+  static __device__ u32 of_fp8(u32 q) {
+    return fma((q << 8 & 0x80008000u) | (q << 7 & 0x3f803f80u), 0x5c005c00u, 0);
+  }
   static __device__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -130,7 +152,8 @@ struct Pair<Half> {
   }
 };
 
-// One quantized matrix [N, K].
+// One quantized matrix [N, K]; of floats, scales are bytes, and there are no
+// zeros.
 template <class T>
 struct QuantizedMatrix {
   const u32* words;

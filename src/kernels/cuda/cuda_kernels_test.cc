@@ -1,6 +1,7 @@
 // NVIDIA's kernels against the reference in float32, over shapes that don't fit
 // tiles and batches.
 #include <cmath>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -38,8 +39,10 @@ Linear quantized(int rows,
                  int bits,
                  int group,
                  mx::Dtype dtype,
-                 bool bias = false) {
-  Linear linear = test_layers::quantized(rows, columns, bits, group, dtype);
+                 bool bias = false,
+                 const std::string& mode = "affine") {
+  Linear linear =
+      test_layers::quantized(rows, columns, bits, group, dtype, mode);
   if (bias) linear.bias = random({rows}, dtype);
   return linear;
 }
@@ -47,11 +50,16 @@ Linear quantized(int rows,
 // The same matrix, not quantized: MLX compiles its quantized products for most
 // of a minute.
 Linear wide(const Linear& linear) {
-  Linear result{mx::dequantize(linear.weight,
-                               wide(*linear.scales),
-                               wide(*linear.zeros),
-                               linear.group_size,
-                               linear.bits)};
+  const bool affine = linear.zeros.has_value();
+  Linear result{
+      mx::dequantize(linear.weight,
+                     affine ? wide(*linear.scales) : *linear.scales,
+                     affine ? std::optional(wide(*linear.zeros)) : std::nullopt,
+                     linear.group_size,
+                     linear.bits,
+                     linear.mode,
+                     std::nullopt,
+                     mx::float32)};
   if (linear.bias) result.bias = wide(*linear.bias);
   return result;
 }
@@ -83,8 +91,15 @@ TEST_F(CudaKernels, NormsAndProjections) {
     int bits;
     int group;
     std::vector<int> rows;
+    std::string mode = "affine";
   };
-  for (const Case& each : {Case{mx::bfloat16, 4, 64, {1, 2, 3, 8, 13, 200}},
+  for (const Case& each : {Case{mx::bfloat16, 4, 32, {1, 2, 3, 8, 13}, "mxfp4"},
+                           Case{mx::float16, 4, 32, {1}, "mxfp4"},
+                           Case{mx::bfloat16, 4, 16, {1, 5, 8, 16}, "nvfp4"},
+                           Case{mx::float16, 4, 16, {3}, "nvfp4"},
+                           Case{mx::bfloat16, 8, 32, {1, 8}, "mxfp8"},
+                           Case{mx::float16, 8, 32, {2}, "mxfp8"},
+                           Case{mx::bfloat16, 4, 64, {1, 2, 3, 8, 13, 200}},
                            Case{mx::bfloat16, 4, 32, {1}},
                            Case{mx::bfloat16, 4, 128, {5}},
                            Case{mx::bfloat16, 8, 32, {5}},
@@ -94,10 +109,10 @@ TEST_F(CudaKernels, NormsAndProjections) {
                            Case{mx::float16, 8, 64, {5}}}) {
     for (int rows : each.rows) {
       const int columns = 5 * 128;
-      const Linear a =
-          quantized(40, columns, each.bits, each.group, each.dtype);
-      const Linear b =
-          quantized(17, columns, each.bits, each.group, each.dtype, true);
+      const Linear a = quantized(
+          40, columns, each.bits, each.group, each.dtype, false, each.mode);
+      const Linear b = quantized(
+          17, columns, each.bits, each.group, each.dtype, true, each.mode);
       const Norm norm{.weight = random({columns}, each.dtype), .eps = 1e-5f};
       auto x = random({1, rows, columns}, each.dtype);
       auto got = cuda_.norm_linear(x, &norm, std::vector{&a, &b});
@@ -108,8 +123,8 @@ TEST_F(CudaKernels, NormsAndProjections) {
           wide(x), &wide_norm, std::vector{&wide_a, &wide_b});
       for (int i : {0, 1}) {
         EXPECT_LT(error_of(got[i], want[i]), kTolerance)
-            << each.bits << " bits, group " << each.group << ", " << rows
-            << " rows";
+            << each.mode << ", " << each.bits << " bits, group " << each.group
+            << ", " << rows << " rows";
       }
     }
   }
@@ -127,6 +142,31 @@ TEST_F(CudaKernels, LongRowsInChunks) {
     auto want = reference_.linear_residual(
         wide(x), wide_w, nullptr, &wide_residual, 0.5f);
     EXPECT_LT(error_of(got, want), kTolerance) << rows << " rows";
+  }
+}
+
+// Columns that end within a warp's batch, and that need several chunks.
+TEST_F(CudaKernels, GatedProductsOfSmallFloats) {
+  for (auto [mode, bits, group] : {std::tuple{"mxfp4", 4, 32},
+                                   std::tuple{"nvfp4", 4, 16},
+                                   std::tuple{"mxfp8", 8, 32}}) {
+    for (int columns : {32, 352, 18432 + 32}) {
+      for (int rows : {1, 6}) {
+        auto matrix = [&](bool bias) {
+          return quantized(72, columns, bits, group, mx::bfloat16, bias, mode);
+        };
+        const Linear gate = matrix(false);
+        const Linear up = matrix(true);
+        auto x = random({1, rows, columns}, mx::bfloat16, 0.1f);
+        auto got =
+            cuda_.norm_gated_mlp(x, nullptr, &gate, up, Activation::silu);
+        const Linear wide_gate = wide(gate);
+        auto want = reference_.norm_gated_mlp(
+            wide(x), nullptr, &wide_gate, wide(up), Activation::silu);
+        EXPECT_LT(error_of(got, want), kTolerance)
+            << mode << ", " << rows << " rows of " << columns;
+      }
+    }
   }
 }
 

@@ -23,6 +23,7 @@ const char* type_name(mx::Dtype dtype) {
   if (dtype == mx::float32) return "float";
   if (dtype == mx::int32) return "int";
   if (dtype == mx::uint32) return "unsigned int";
+  if (dtype == mx::uint8) return "unsigned char";
   if (dtype == mx::uint16) return "unsigned short";
   if (dtype == mx::int64) return "long long";
   if (dtype == mx::uint64) return "unsigned long long";

@@ -5,6 +5,7 @@
 
 #include <mlx/mlx.h>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/sources.h"
 #include "kernels/shapes.h"
@@ -28,13 +29,21 @@ Plan plan(std::size_t num_rows, const Linear& linear, int visit) {
   int rows = 1;
   while (rows < static_cast<int>(num_rows)) rows *= 2;
   const int most = rows <= 2 ? 16384 : rows == 4 ? 8192 : 4096;
+  auto bytes_of = [&](int chunk) {
+    return 4 * (rows * (chunk / 2 + 4) + 2 * visit * kWarps * 16 * rows +
+                2 * rows * (chunk / std::max(linear.group_size, 32)) + rows);
+  };
   int chunk = 1024;
-  while (chunk < most && chunk < columns_of(linear)) chunk *= 2;
+  while (chunk < most && chunk < columns_of(linear) &&
+         bytes_of(2 * chunk) <= device_limits().shared_bytes_per_block) {
+    chunk *= 2;
+  }
   // As many blocks as an H100 holds at a time.
-  const int blocks = 132 * (rows <= 4 ? 3 : rows == 8 ? 2 : 1);
-  const int words = rows * (chunk / 2 + 4) + 2 * visit * kWarps * 16 * rows +
-                    2 * rows * (chunk / linear.group_size) + rows;
-  return {rows, chunk, blocks, words * 4};
+  const int blocks =
+      std::max(device_limits().num_processors, 1) * (rows <= 4   ? 3
+                                                     : rows == 8 ? 2
+                                                                 : 1);
+  return {rows, chunk, blocks, bytes_of(chunk)};
 }
 
 // The start of every call: x, the norm and the constants.
@@ -43,7 +52,9 @@ Launch start(const std::string& name,
              const Norm* norm,
              const Linear& linear,
              const Plan& plan) {
-  Launch call{.name = name, .header = k_quantized_matmul};
+  static const std::string kText =
+      std::string(k_quantized_weights) + k_quantized_matmul;
+  Launch call{.name = name, .header = kText.c_str()};
   call.inputs.emplace_back("x", x);
   if (norm != nullptr) {
     call.inputs.emplace_back("norm", mx::astype(*norm->weight, x.dtype()));
@@ -51,6 +62,7 @@ Launch start(const std::string& name,
   call.constants = {{"T", x.dtype()},
                     {"BITS", linear.bits},
                     {"GROUP", linear.group_size},
+                    {"FLOATS", linear.mode != "affine"},
                     {"M", plan.rows},
                     {"CHUNK", plan.chunk}};
   call.scalars = {{"num_rows", static_cast<int>(num_rows_of(x))},
@@ -59,6 +71,12 @@ Launch start(const std::string& name,
   call.threads = kThreads;
   call.shared_bytes = plan.shared_bytes;
   return call;
+}
+
+bool is_matrix_for(const mx::array& x, const Linear& linear) {
+  return x.ndim() == 3 &&
+         (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) &&
+         linear.quantized() && linear.weight.ndim() == 2 && linear.plain();
 }
 
 std::string text_of_rows(const Norm* norm) {
@@ -77,7 +95,7 @@ void add_matrix(Launch& call, const Linear& linear, mx::Dtype dtype, int i) {
   const std::string n = std::to_string(i);
   call.inputs.emplace_back("w" + n, linear.weight);
   call.inputs.emplace_back("s" + n, *linear.scales);
-  call.inputs.emplace_back("z" + n, *linear.zeros);
+  if (linear.zeros) call.inputs.emplace_back("z" + n, *linear.zeros);
   if (linear.bias) {
     call.inputs.emplace_back("b" + n, mx::astype(*linear.bias, dtype));
   }
@@ -86,7 +104,8 @@ void add_matrix(Launch& call, const Linear& linear, mx::Dtype dtype, int i) {
 
 std::string text_of_matrix(const Linear& linear, int i) {
   const std::string n = std::to_string(i);
-  return "{w" + n + ", s" + n + ", z" + n + ", " +
+  return "{w" + n + ", reinterpret_cast<const T*>(s" + n + "), " +
+         (linear.zeros ? "z" + n : std::string("nullptr")) + ", " +
          (linear.bias ? "b" + n : std::string("nullptr")) + ", n" + n + "}";
 }
 
@@ -110,16 +129,16 @@ const char* function_of(Activation activation) {
 }
 
 bool suits_kernels(const mx::array& x, const Linear& linear) {
-  return x.ndim() == 3 &&
-         (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) &&
-         linear.quantized() && linear.mode == "affine" &&
+  return is_matrix_for(x, linear) && linear.mode == "affine" &&
          (linear.bits == 4 || linear.bits == 8) && linear.group_size >= 32 &&
-         linear.weight.ndim() == 2 && linear.scales->dtype() == x.dtype() &&
-         linear.zeros && linear.plain();
+         linear.scales->dtype() == x.dtype() && linear.zeros;
 }
 
 bool suits_few_rows(const mx::array& x, const Linear& linear) {
-  return num_rows_of(x) <= kMaxRows && suits_kernels(x, linear);
+  return num_rows_of(x) <= kMaxRows &&
+         (suits_kernels(x, linear) ||
+          (is_matrix_for(x, linear) && linear.mode != "affine" &&
+           columns_of(linear) % 32 == 0));
 }
 
 std::vector<mx::array> few_rows_linear(const mx::array& x,
@@ -152,7 +171,7 @@ std::vector<mx::array> few_rows_linear(const mx::array& x,
     const std::string n = "[" + std::to_string(count) + "]";
     return text_of_rows(norm) + "  const QuantizedMatrix<T> matrices" + n +
            " = {" + matrices + "};\n  T* const outputs" + n + " = {" + outputs +
-           "};\n  mlxlm::norm_linear<T, BITS, GROUP, M, CHUNK>("
+           "};\n  mlxlm::norm_linear<T, BITS, GROUP, FLOATS, M, CHUNK>("
            "matrices, outputs, rows, " +
            (residual != nullptr ? "residual" : "nullptr") + ", scale, size);\n";
   };
@@ -174,7 +193,7 @@ mx::array few_rows_gated(const mx::array& x,
     return text_of_rows(norm) +
            "  const QuantizedMatrix<T> gate = " + text_of_matrix(gate, 0) +
            ";\n  const QuantizedMatrix<T> up = " + text_of_matrix(up, 1) +
-           ";\n  mlxlm::norm_gated<T, BITS, GROUP, M, CHUNK>("
+           ";\n  mlxlm::norm_gated<T, BITS, GROUP, FLOATS, M, CHUNK>("
            "gate, up, y, rows, size, " +
            function_of(activation) + ");\n";
   };

@@ -14,7 +14,7 @@ namespace mlxlm::kernels::cuda {
 // K of a quantized matrix [N, K].
 int columns_of(const Linear& linear);
 
-// Whether the kernels here can multiply x [B, L, K] with this matrix.
+// Whether all kernels can multiply x [B, L, K] with this matrix.
 bool suits_kernels(const mx::array& x, const Linear& linear);
 
 // Adds the inputs of matrix i to a call, and the text of its QuantizedMatrix.
@@ -24,7 +24,7 @@ std::string text_of_matrix(const Linear& linear, int i);
 // The text of a function of a float.
 const char* function_of(Activation activation);
 
-// Whether that for few rows can.
+// Whether that for few rows can, which takes small floats, too.
 bool suits_few_rows(const mx::array& x, const Linear& linear);
 
 // x W^T + b for up to three matrices that suit, x normalized first where a norm

@@ -1,6 +1,7 @@
-// Products of a few rows of x with affine 4- and 8-bit weights: every weight is
-// read once, dequantized to integers of type T in registers and multiplied by
-// tensor cores; each group's scale and zero are applied to its float32 sum.
+// Products of a few rows of x with 4- and 8-bit weights, affine ones or floats:
+// every weight is read once, becomes a number of type T in registers and is
+// multiplied by tensor cores; each group's scale and zero are applied to its
+// float32 sum.
 //
 // A block computes tiles of 16 outputs for all rows of x; its warps share out
 // the groups of K and add up through shared memory. A tensor-core tile takes
@@ -8,7 +9,7 @@
 // thread's words of weights serve as they lie in memory.
 #pragma once
 
-#include "common.cuh"
+#include "quantized_weights.cuh"
 
 namespace mlxlm {
 
@@ -26,16 +27,22 @@ struct NormedRows {
 
 // M: rows of x at most, up to 16. VISIT: tiles whose results belong together.
 // CHUNK: values of each row of x that are in shared memory at a time.
-template <class T, int BITS, int GROUP, int M, int VISIT, int CHUNK>
+template <class T,
+          int BITS,
+          int GROUP,
+          bool FLOATS,
+          int M,
+          int VISIT,
+          int CHUNK>
 struct FewRowsMatmul {
   static constexpr int kColumnTiles = (M + 7) / 8;
   static constexpr int kStride = CHUNK / 2 + 4;  // words; spreads the banks
-  static constexpr int kGroups = CHUNK / GROUP;  // of a chunk
-  static constexpr int kBatch = 4;               // groups a warp loads at once
-  static constexpr int kWords = GROUP * BITS / 128;  // of a thread and group
-  static constexpr int kPairs = GROUP / 8;           // of x, likewise
-  static constexpr float kOffset =
-      BITS == 4 ? Pair<T>::kNibbleOffset : Pair<T>::kByteOffset;
+  using Weights = GroupWeights<T, BITS, GROUP, FLOATS>;
+  static constexpr int kGroup = Weights::kGroup;
+  static constexpr int kGroups = CHUNK / kGroup;  // of a chunk
+  static constexpr int kBatch = 4;                // groups a warp loads at once
+  static constexpr int kWords = kGroup * BITS / 128;  // of a thread and group
+  static constexpr int kPairs = kGroup / 8;           // of x, likewise
   static_assert(kGroups % kBatch == 0);
 
   struct Shared {
@@ -50,7 +57,7 @@ struct FewRowsMatmul {
   struct Batch {
     u32 low[kBatch][kWords];   // row lane / 4
     u32 high[kBatch][kWords];  // row lane / 4 + 8
-    u32 low_scale;             // scale and zero of group lane % 4
+    u32 low_scale;             // what there is of group lane % 4
     u32 high_scale;
   };
 
@@ -67,12 +74,6 @@ struct FewRowsMatmul {
         to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
       }
     }
-  }
-
-  static __device__ u32 load_scale(const QuantizedMatrix<T>& w, size_t at) {
-    u32 scale = reinterpret_cast<const unsigned short*>(w.scales)[at];
-    u32 zero = reinterpret_cast<const unsigned short*>(w.zeros)[at];
-    return scale | zero << 16;
   }
 
   static __device__ void load(const QuantizedMatrix<T>& w,
@@ -94,8 +95,8 @@ struct FewRowsMatmul {
       load_words(w.words + high * row_words + at, batch.high[b]);
     }
     const int group = min(first_group + part, num_groups - 1);
-    batch.low_scale = load_scale(w, low * num_groups + group);
-    batch.high_scale = load_scale(w, high * num_groups + group);
+    batch.low_scale = Weights::load_scale(w, low * num_groups + group);
+    batch.high_scale = Weights::load_scale(w, high * num_groups + group);
   }
 
   // Puts values [begin, begin + CHUNK) of the rows into shared memory, in the
@@ -138,12 +139,12 @@ struct FewRowsMatmul {
         float2 x = Pair<T>::floats(raw[j]);
         sum += x.x + x.y;
       }
-      sum = lane_sum<GROUP / 8>(sum);
-      if (norm) square = lane_sum<GROUP / 8>(square);
+      sum = lane_sum<kGroup / 8>(sum);
+      if (norm) square = lane_sum<kGroup / 8>(square);
       if (i >= end) continue;
-      if (k % GROUP == 0) {
-        shared.sums[m * kGroups + k / GROUP] = sum;
-        shared.squares[m * kGroups + k / GROUP] = square;
+      if (k % kGroup == 0) {
+        shared.sums[m * kGroups + k / kGroup] = sum;
+        shared.squares[m * kGroups + k / kGroup] = square;
       }
       uint4 ordered;
       if constexpr (BITS == 4) {  // (0, 4) (1, 5) (2, 6) (3, 7)
@@ -178,16 +179,18 @@ struct FewRowsMatmul {
   static __device__ void multiply_group(const u32 (&low)[kWords],
                                         const u32 (&high)[kWords],
                                         const u32 (&x)[kColumnTiles][kPairs],
+                                        u32 low_factor,
+                                        u32 high_factor,
                                         float (&sums)[kColumnTiles][4]) {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (BITS == 4) {
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
-          const u32 a[4] = {Pair<T>::of_nibbles(low[i] >> (8 * s)),
-                            Pair<T>::of_nibbles(high[i] >> (8 * s)),
-                            Pair<T>::of_nibbles(low[i] >> (8 * s + 4)),
-                            Pair<T>::of_nibbles(high[i] >> (8 * s + 4))};
+          const u32 a[4] = {Weights::numbers(low[i], 8 * s, low_factor),
+                            Weights::numbers(high[i], 8 * s, high_factor),
+                            Weights::numbers(low[i], 8 * s + 4, low_factor),
+                            Weights::numbers(high[i], 8 * s + 4, high_factor)};
 #pragma unroll
           for (int c = 0; c < kColumnTiles; ++c) {
             Pair<T>::mma(
@@ -195,10 +198,10 @@ struct FewRowsMatmul {
           }
         }
       } else {
-        const u32 a[4] = {Pair<T>::of_bytes(low[i]),
-                          Pair<T>::of_bytes(high[i]),
-                          Pair<T>::of_bytes(low[i] >> 8),
-                          Pair<T>::of_bytes(high[i] >> 8)};
+        const u32 a[4] = {Weights::numbers(low[i], 0, low_factor),
+                          Weights::numbers(high[i], 0, high_factor),
+                          Weights::numbers(low[i], 8, low_factor),
+                          Weights::numbers(high[i], 8, high_factor)};
 #pragma unroll
         for (int c = 0; c < kColumnTiles; ++c) {
           Pair<T>::mma(sums[c], a, x[c][2 * i], x[c][2 * i + 1]);
@@ -226,22 +229,25 @@ struct FewRowsMatmul {
           uint4 v = {0, 0, 0, 0};
           if (m < M) {
             v = *reinterpret_cast<const uint4*>(
-                &shared.x[m * kStride + group * (GROUP / 2) +
+                &shared.x[m * kStride + group * (kGroup / 2) +
                           (lane % 4) * kPairs + j]);
           }
           x[c][j] = v.x, x[c][j + 1] = v.y, x[c][j + 2] = v.z,
           x[c][j + 3] = v.w;
         }
       }
-      float sums[kColumnTiles][4] = {};
-      multiply_group(batch.low[b], batch.high[b], x, sums);
       const int holder = lane / 4 * 4 + b;
-      float2 low =
-          Pair<T>::floats(__shfl_sync(0xffffffffu, batch.low_scale, holder));
-      float2 high =
-          Pair<T>::floats(__shfl_sync(0xffffffffu, batch.high_scale, holder));
-      low.y -= kOffset * low.x;
-      high.y -= kOffset * high.x;
+      const u32 low_scale = __shfl_sync(0xffffffffu, batch.low_scale, holder);
+      const u32 high_scale = __shfl_sync(0xffffffffu, batch.high_scale, holder);
+      float sums[kColumnTiles][4] = {};
+      multiply_group(batch.low[b],
+                     batch.high[b],
+                     x,
+                     Weights::weight_factor(low_scale),
+                     Weights::weight_factor(high_scale),
+                     sums);
+      const float2 low = Weights::factors_of(low_scale);
+      const float2 high = Weights::factors_of(high_scale);
 #pragma unroll
       for (int c = 0; c < kColumnTiles; ++c) {
 #pragma unroll
@@ -288,7 +294,7 @@ struct FewRowsMatmul {
                              const Result& result) {
     extern __shared__ __align__(16) unsigned char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    const int num_groups = size / GROUP;
+    const int num_groups = size / kGroup;
     const int first_group = threadIdx.x / 32 * kBatch;
     const int first_tile = blockIdx.x * VISIT;
     if (threadIdx.x < M) shared.square[threadIdx.x] = 0;
@@ -314,7 +320,7 @@ struct FewRowsMatmul {
       float total[kColumnTiles][4] = {};
       int group = first_group;
       for (int begin = 0; begin < size; begin += CHUNK) {
-        const int first = begin / GROUP;
+        const int first = begin / kGroup;
         const int end = min(first + kGroups, num_groups);
         if (tile == first_tile || size > CHUNK) {
           __syncthreads();
@@ -359,14 +365,20 @@ struct FewRowsMatmul {
 // y = x W^T (+ bias) for up to three matrices over the same x, which is
 // normalized first where norm_weight is given; y = residual + scale * y where a
 // residual is given (of the first matrix).
-template <class T, int BITS, int GROUP, int M, int CHUNK, int COUNT>
+template <class T,
+          int BITS,
+          int GROUP,
+          bool FLOATS,
+          int M,
+          int CHUNK,
+          int COUNT>
 __device__ void norm_linear(const QuantizedMatrix<T> (&matrices)[COUNT],
                             T* const (&y)[COUNT],
                             const NormedRows<T>& x,
                             const T* residual,
                             float scale,
                             int size) {
-  using Matmul = FewRowsMatmul<T, BITS, GROUP, M, 1, CHUNK>;
+  using Matmul = FewRowsMatmul<T, BITS, GROUP, FLOATS, M, 1, CHUNK>;
   int tiles[COUNT];
   int num_tiles = 0;
 #pragma unroll
@@ -406,14 +418,20 @@ __device__ void norm_linear(const QuantizedMatrix<T> (&matrices)[COUNT],
 }
 
 // y = gate_function(x Wg^T) * (x Wu^T).
-template <class T, int BITS, int GROUP, int M, int CHUNK, class Gate>
+template <class T,
+          int BITS,
+          int GROUP,
+          bool FLOATS,
+          int M,
+          int CHUNK,
+          class Gate>
 __device__ void norm_gated(const QuantizedMatrix<T>& gate,
                            const QuantizedMatrix<T>& up,
                            T* y,
                            const NormedRows<T>& x,
                            int size,
                            const Gate& gate_function) {
-  using Matmul = FewRowsMatmul<T, BITS, GROUP, M, 2, CHUNK>;
+  using Matmul = FewRowsMatmul<T, BITS, GROUP, FLOATS, M, 2, CHUNK>;
   auto place = [&](int tile, const auto& use) {
     if (tile % 2 == 0) {
       use(gate, tile / 2 * 16);

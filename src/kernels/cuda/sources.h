@@ -4,6 +4,7 @@
 namespace mlxlm::kernels::cuda {
 
 extern const char* const k_common;
+extern const char* const k_quantized_weights;
 extern const char* const k_quantized_matmul;
 extern const char* const k_decode_attention;
 extern const char* const k_heads;

@@ -47,10 +47,12 @@ int fixed_shared_bytes(const StepSpec& spec, int largest_size) {
 int stage_bytes(const Linear& linear) {
   const StepFormat format(linear);
   const int group_bytes = format.group_size * format.bits / 8;
-  const int row = kRowBytes + (format.dense()      ? 64
-                               : group_bytes <= 64 ? group_bytes
-                                                   : 16);
-  const int scales = format.dense() ? 1 : kRowBytes / group_bytes * 2 + 16;
+  const int row =
+      kRowBytes + (format.dense()                           ? 64
+                   : group_bytes >= 16 && group_bytes <= 64 ? group_bytes
+                                                            : 16);
+  const int scales =
+      format.dense() ? 1 : kRowBytes / group_bytes * format.scale_bytes() + 16;
   return 16 * (row + 2 * scales) + 2 * 8;
 }
 
@@ -196,6 +198,7 @@ class CudaStep : public Step {
         .constants = {{"T", dtype},
                       {"BITS", StepFormat(*spec.embedding).bits},
                       {"GROUP", StepFormat(*spec.embedding).group_size},
+                      {"FLOATS", StepFormat(*spec.embedding).floats},
                       {"D", spec.head_size},
                       {"ROTATED", spec.rope.dimensions},
                       {"TRADITIONAL", spec.rope.traditional},
@@ -252,7 +255,7 @@ class CudaStep : public Step {
   a.hidden = hidden;
   a.mail = {boxes, rank, SPLITS_HEAD};
   if (blockIdx.x == 0 && threadIdx.x == 0) next[0] = position[0] + 1;
-  Step<T, BITS, GROUP, 1, D, ROTATED, TRADITIONAL, HEADS / KV_HEADS, STAGES,
+  Step<T, BITS, GROUP, FLOATS, 1, D, ROTATED, TRADITIONAL, HEADS / KV_HEADS, STAGES,
        MAX_SIZE, EXPERTS, RANKS>::run(a);
 )";
   }

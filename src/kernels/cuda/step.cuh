@@ -53,6 +53,7 @@ __device__ void trace(const Arguments& a, int i, int what) {
 template <class T,
           int BITS,
           int GROUP,
+          bool FLOATS,
           int M,
           int D,
           int ROTATED,
@@ -65,8 +66,8 @@ template <class T,
 struct Step {
   static_assert(M == 1 || (!EXPERTS && RANKS == 1));
   using Arguments = StepArguments<T, RANKS>;
-  using Linear = StepLinear<T, BITS, GROUP, M, EXPERTS>;
-  using Input = StagedInput<T, BITS, GROUP>;
+  using Linear = StepLinear<T, BITS, GROUP, FLOATS, M, EXPERTS>;
+  using Input = StagedInput<T, BITS, GROUP, FLOATS>;
   using Attention = StepAttention<T, D, ROTATED, TRADITIONAL, QUERIES>;
   using Router = StepRouter<T, Input>;
   using Operation = StepOperation<T>;
@@ -260,8 +261,13 @@ struct Step {
     const u32 q = word >> (k * BITS % 32) & ((1u << BITS) - 1);
     if constexpr (BITS == 16) {
       return to_float(T{static_cast<unsigned short>(q)});
+    }
+    const size_t group = row * (size / GROUP) + k / GROUP;
+    if constexpr (FLOATS) {
+      const u32 byte =
+          reinterpret_cast<const unsigned char*>(table.scales)[group];
+      return Pair<T>::floats(Pair<T>::of_fp4(q)).x * Linear::scale_of(byte);
     } else {
-      const size_t group = row * (size / GROUP) + k / GROUP;
       return to_float(from_float<T>(to_float(table.scales[group]) * q +
                                     to_float(table.zeros[group])));
     }
@@ -354,6 +360,16 @@ struct Step {
 
   static __device__ float silu(float x) { return x / (1 + __expf(-x)); }
 
+  // See StepLinear::results().
+  template <class Prepare, class Use>
+  static __device__ void each_result(const Operation& op,
+                                     Shared& shared,
+                                     RingPlace& turn,
+                                     const Prepare& prepare,
+                                     const Use& use) {
+    Linear::results(op, shared.square, shared.partials, turn, prepare, use);
+  }
+
   static __device__ void finish_results(const Arguments& a,
                                         const Operation& op,
                                         Shared& shared,
@@ -364,15 +380,11 @@ struct Step {
       return;
     }
     if (op.kind == kStepGated) {
-      Linear::results(
-          op,
-          shared.square,
-          shared.partials,
-          turn,
-          [](int) {},
-          [&](int tile, int m, float gate, float up) {
-            finish_gated(a, op, tile, m, gate, up);
-          });
+      auto use = [&](int tile, int m, float gate, float up) {
+        finish_gated(a, op, tile, m, gate, up);
+      };
+      each_result(
+          op, shared, turn, [](int) {}, use);
       return;
     }
     float state[M];  // that results are added to
@@ -383,10 +395,9 @@ struct Step {
       n = first_row + threadIdx.x % 16;
       return &matrix;
     };
-    Linear::results(
+    each_result(
         op,
-        shared.square,
-        shared.partials,
+        shared,
         turn,
         [&](int tile) {
           if (!adds) return;
@@ -440,18 +451,14 @@ struct Step {
     const int box = adds ? (op.input == kInputHidden ? 1 : 0) : 2;
     const size_t base = static_cast<size_t>(box) * RANKS * a.size;
     auto row_of = [](int tile) { return tile * 16 + threadIdx.x % 16; };
-    Linear::results(
-        op,
-        shared.square,
-        shared.partials,
-        turn,
-        [](int) {},
-        [&](int tile, int, float value, float) {
-          const int n = row_of(tile);
-          if (threadIdx.x % 32 >= 16 || n >= matrix.num_rows) return;
-          if (matrix.bias != nullptr) value += to_float(matrix.bias[n]);
-          a.mail.send(base + a.mail.rank * width + n, value, stamp);
-        });
+    auto send = [&](int tile, int, float value, float) {
+      const int n = row_of(tile);
+      if (threadIdx.x % 32 >= 16 || n >= matrix.num_rows) return;
+      if (matrix.bias != nullptr) value += to_float(matrix.bias[n]);
+      a.mail.send(base + a.mail.rank * width + n, value, stamp);
+    };
+    each_result(
+        op, shared, turn, [](int) {}, send);
     constexpr int kAtATime = 4;  // of a lane; each half of the warp has a tile
     const int step = 2 * gridDim.x;
     const int half = threadIdx.x % 32 / 16;

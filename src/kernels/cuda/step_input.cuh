@@ -16,7 +16,7 @@ struct StepChoice {
   float weights[kMost];
 };
 
-template <class T, int BITS, int GROUP>
+template <class T, int BITS, int GROUP, bool FLOATS = false>
 struct StagedInput {
   static constexpr bool kDense = BITS == 16;
   // Columns whose high parts lie side by side, in front of their low parts.
@@ -83,7 +83,7 @@ struct StagedInput {
     uint2 h;
     uint2 l;
     auto upper = [&](int j) { return (v[j] + 128) >> 8; };
-    if constexpr (BITS == 4) {
+    if constexpr (BITS == 4 && !FLOATS) {
       l = {bytes(v[0], v[2], v[4], v[6]), bytes(v[1], v[3], v[5], v[7])};
       h = {bytes(upper(0), upper(2), upper(4), upper(6)),
            bytes(upper(1), upper(3), upper(5), upper(7))};

@@ -7,15 +7,17 @@
 
 namespace mlxlm {
 
-template <class T, int BITS, int GROUP, int M, bool EXPERTS>
+template <class T, int BITS, int GROUP, bool FLOATS, int M, bool EXPERTS>
 struct StepLinear {
-  using Sources = StepSources<T, BITS, GROUP, EXPERTS>;
+  using Sources = StepSources<T, BITS, GROUP, FLOATS, EXPERTS>;
   using Stage = typename Sources::Stage;
-  using Rows = typename StagedInput<T, BITS, GROUP>::Rows;
+  using Rows = typename StagedInput<T, BITS, GROUP, FLOATS>::Rows;
+  static_assert(!FLOATS || (BITS == 4 && GROUP <= 32));
   static constexpr bool kDense = BITS == 16;
   static constexpr int kBatch = Stage::kGroups / kStepWarps;  // of a warp
-  static constexpr int kWords = GROUP * BITS / 128;  // of a lane and group
-  static constexpr int kXWords = GROUP / 16;         // of x, likewise
+  static constexpr int kLaneBytes = GROUP * BITS / 32;  // of a lane and group
+  static constexpr int kWords = (kLaneBytes + 3) / 4;
+  static constexpr int kXWords = GROUP / 16;  // of x, likewise
   // A tensor cores' tile has 8 columns, two for each row of x.
   static constexpr int kTileRows = M < 4 ? M : 4;
   static constexpr int kTiles = M / kTileRows;
@@ -51,6 +53,16 @@ struct StepLinear {
     }
   }
 
+  // A lane's part of a group.
+  static __device__ void load_weights(const unsigned char* from,
+                                      u32 (&to)[kWords]) {
+    if constexpr (kLaneBytes == 2) {
+      to[0] = *reinterpret_cast<const unsigned short*>(from);
+    } else {
+      load_words(from, to);
+    }
+  }
+
   // d += a b: a 16 rows of 32 bytes, b 32 signed bytes by 8 columns.
   static __device__ void mma(
       int (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -60,11 +72,45 @@ struct StepLinear {
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   }
 
+  // The same of 16 bytes and 16 by 8.
+  static __device__ void mma(int (&d)[4], u32 a0, u32 a1, u32 b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 "
+        "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a0), "r"(a1), "r"(b));
+  }
+
+  // Four floats of 4 bits, the lowest of q, as bytes: 16 + twice the number.
+  static constexpr int kFloatOffset = 16;
+  static __device__ u32 bytes_of_floats(u32 q) {
+    // Tables of 0x80 + 16 + or - 0, 1, 2, 3, 4, 6, 8, 12: where a nibble has
+    // its highest bit, the permutation gives 0xff, the sign of what it picks.
+    u32 positive;
+    u32 negative;
+    asm("prmt.b32 %0, %1, %2, %3;"
+        : "=r"(positive)
+        : "r"(0x93929190u), "r"(0x9c989694u), "r"(q));
+    asm("prmt.b32 %0, %1, %2, %3;"
+        : "=r"(negative)
+        : "r"(0x8d8e8f90u), "r"(0x84888a8cu), "r"(q ^ 0x8888u));
+    return positive & negative & 0x7f7f7f7fu;
+  }
+
   static __device__ void multiply_group(const u32 (&low)[kWords],
                                         const u32 (&high)[kWords],
                                         const u32 (&x)[kXWords],
                                         int (&sums)[4]) {
-    if constexpr (BITS == 4) {
+    if constexpr (FLOATS && GROUP == 16) {
+      mma(sums, bytes_of_floats(low[0]), bytes_of_floats(high[0]), x[0]);
+    } else if constexpr (FLOATS) {
+      mma(sums,
+          bytes_of_floats(low[0]),
+          bytes_of_floats(high[0]),
+          bytes_of_floats(low[0] >> 16),
+          bytes_of_floats(high[0] >> 16),
+          x[0],
+          x[1]);
+    } else if constexpr (BITS == 4) {
       constexpr u32 kMask = 0x0f0f0f0f;
 #pragma unroll
       for (int i = 0; i < kWords; ++i) {
@@ -147,6 +193,23 @@ struct StepLinear {
     }
   }
 
+  // Of a group of floats.
+  static __device__ float scale_of(u32 byte) {
+    return GROUP == 16 ? Pair<T>::floats(Pair<T>::of_fp8(byte)).x
+                       : power_of_two(byte);
+  }
+
+  // A group's scale and zero, which are so many bytes into the stage's.
+  static __device__ float2 factors_at(const Stage& stage, int at) {
+    if constexpr (FLOATS) {
+      const float scale = 0.5f * scale_of(stage.scales[at]);
+      return {scale, -kFloatOffset * scale};
+    } else {
+      return {to_float(*reinterpret_cast<const T*>(stage.scales + at)),
+              to_float(*reinterpret_cast<const T*>(stage.zeros + at))};
+    }
+  }
+
   // Columns of the tensor cores' tiles are high and low bytes of rows of x, and
   // where those are few also different groups: each lane of four ends up with
   // the sums of a group and row of its own.
@@ -160,13 +223,8 @@ struct StepLinear {
     const int first = threadIdx.x / 32 * kBatch;
     if (begin + first >= rows.num_groups) return;
     const unsigned char* words = stage.words + row * Stage::kRowStride +
-                                 first * Stage::kGroupBytes + part * kWords * 4;
-    const T* scales =
-        reinterpret_cast<const T*>(stage.scales + row * Stage::kScaleStride) +
-        first;
-    const T* zeros =
-        reinterpret_cast<const T*>(stage.zeros + row * Stage::kScaleStride) +
-        first;
+                                 first * Stage::kGroupBytes + part * kLaneBytes;
+    const int scales = row * Stage::kScaleStride + first * Stage::kScaleBytes;
     // Of the column's x, and of the result.
     const int x_row = row / 2 % kTileRows;
     const int x_group = min(row / 2 / kTileRows, kTogether - 1);
@@ -179,14 +237,13 @@ struct StepLinear {
 #pragma unroll
       for (int g = 0; g < kTogether; ++g) {
         const unsigned char* from = words + (b + g) * Stage::kGroupBytes;
-        load_words(from, low[g]);
-        load_words(from + 8 * Stage::kRowStride, high[g]);
+        load_weights(from, low[g]);
+        load_weights(from + 8 * Stage::kRowStride, high[g]);
       }
-      const int at = b + own_group;
-      const float scale[2] = {to_float(scales[at]),
-                              to_float(scales[at + 4 * Stage::kScaleStride])};
-      const float zero[2] = {to_float(zeros[at]),
-                             to_float(zeros[at + 4 * Stage::kScaleStride])};
+      const int at = scales + (b + own_group) * Stage::kScaleBytes;
+      const float2 factors[2] = {
+          factors_at(stage, at),
+          factors_at(stage, at + 8 * Stage::kScaleStride)};
       const int x_base = begin + first + b;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -216,7 +273,8 @@ struct StepLinear {
         for (int i = 0; i < 2; ++i) {
           const float product =
               static_cast<float>(own[2 * i] * 256 + own[2 * i + 1]);
-          total[t][i] += scale[i] * group.x * product + zero[i] * group.y;
+          total[t][i] +=
+              factors[i].x * group.x * product + factors[i].y * group.y;
         }
       }
     }

@@ -22,9 +22,15 @@ bool is_rms(const Norm* norm) {
   return norm != nullptr && norm->kind == NormKind::rms && norm->weight;
 }
 
-// Of the activations.
+// Of scales or dense weights.
 mx::Dtype dtype_of(const Linear& linear) {
   return linear.quantized() ? linear.scales->dtype() : linear.weight.dtype();
+}
+
+// Of the activations.
+mx::Dtype dtype_of(const StepSpec& spec) {
+  return StepFormat(*spec.embedding).floats ? spec.norm->weight->dtype()
+                                            : dtype_of(*spec.embedding);
 }
 
 // Of the format that all of a decoder's matrices share. `columns`: of a
@@ -33,22 +39,22 @@ bool same_format(const Linear& linear,
                  const Linear& first,
                  int columns,
                  std::size_t dimensions = 2) {
-  if (linear.quantized() != first.quantized() || !linear.plain() ||
+  const StepFormat format(linear);
+  if (format != StepFormat(first) || !linear.plain() || linear.global_scale ||
       linear.weight.ndim() != dimensions ||
       dtype_of(linear) != dtype_of(first)) {
     return false;
   }
-  const StepFormat format(linear);
-  if (format.dense()) return columns % format.group_size == 0;
-  return linear.mode == "affine" && linear.zeros && linear.bits == first.bits &&
-         linear.group_size == first.group_size &&
-         columns % (8 * format.group_size) == 0;
+  // Scales are copied 16 bytes at a time.
+  const int unit = format.dense() ? 1 : 16 / format.scale_bytes();
+  return (format.dense() || format.floats || linear.zeros) &&
+         columns % (unit * format.group_size) == 0;
 }
 
 bool suits_router(const Linear& router, int width) {
   return router.weight.shape(0) <= kMostExperts && router.plain() &&
          !router.bias && columns_of(router) == width &&
-         (!router.quantized() || (router.mode == "affine" && router.zeros));
+         (!router.quantized() || router.mode != "affine" || router.zeros);
 }
 
 // heads_size: floats that attention reads, where logits have room.
@@ -60,7 +66,9 @@ bool suits_experts(const StepLayer& layer,
   const int expert_size = columns_of(*layer.down);
   const int num_experts = experts.router->weight.shape(0);
   // Scales are copied 8 bytes at a time.
-  const int unit = layer.down->quantized() ? 4 * layer.down->group_size : 64;
+  const StepFormat format(first);
+  const int unit =
+      (format.dense() ? 1 : 8 / format.scale_bytes()) * format.group_size;
   return suits_router(*experts.router, width) && num_experts <= heads_size &&
          experts.num_chosen <= std::min(num_experts, kMostChosen) &&
          same_format(*layer.gate, first, width, 3) &&
@@ -76,11 +84,16 @@ mx::array numbers_of(const Linear& router) {
     return mx::astype(x, mx::float32);
   };
   if (!router.quantized()) return wide(router.weight);
-  return mx::dequantize(router.weight,
-                        wide(*router.scales),
-                        wide(*router.zeros),
-                        router.group_size,
-                        router.bits);
+  const bool affine = router.mode == "affine";
+  return mx::dequantize(
+      router.weight,
+      affine ? wide(*router.scales) : *router.scales,
+      affine ? std::optional(wide(*router.zeros)) : std::nullopt,
+      router.group_size,
+      router.bits,
+      router.mode,
+      std::nullopt,
+      mx::float32);
 }
 
 // How many outputs a matrix has in an operation: gated products of experts have
@@ -135,16 +148,18 @@ bool suits_step(const StepSpec& spec) {
   const auto fits = [&](const Linear* each) {
     return same_format(*each, first, columns_of(*each));
   };
-  const bool format =
-      (!first.quantized() || first.bits == 4 || first.bits == 8) &&
-      (dtype_of(first) == mx::bfloat16 || dtype_of(first) == mx::float16) &&
-      fits(spec.embedding) && fits(spec.head);
+  if (!is_rms(spec.norm)) return false;
+  const auto dtype = dtype_of(spec);
+  const bool format = (!first.quantized() || first.bits == 4 ||
+                       (first.bits == 8 && first.mode == "affine")) &&
+                      (dtype == mx::bfloat16 || dtype == mx::float16) &&
+                      fits(spec.embedding) && fits(spec.head);
   if (!format || spec.layers.empty() || group > 8 || group < 1 ||
       group * spec.num_kv_heads != spec.num_heads ||
       (spec.head_size != 64 && spec.head_size != 128) ||
       spec.rope.dimensions <= 0 || spec.rope.dimensions > spec.head_size ||
       spec.rope.dimensions % 2 != 0 || spec.rope.input_scale != 1.0f ||
-      !is_rms(spec.norm) || spec.head->bias) {
+      spec.head->bias) {
     return false;
   }
   return std::ranges::all_of(spec.layers, [&](const StepLayer& layer) {
@@ -169,7 +184,7 @@ bool suits_step(const StepSpec& spec) {
 }
 
 StepProgram::StepProgram(const StepSpec& spec, int num_blocks)
-    : spec_(spec), num_blocks_(num_blocks), dtype_(dtype_of(*spec.embedding)) {
+    : spec_(spec), num_blocks_(num_blocks), dtype_(dtype_of(spec)) {
   add({.kind = kEmbed, .scale = spec_.embedding_scale},
       nullptr,
       {spec_.embedding});
@@ -207,7 +222,9 @@ void StepProgram::add_matrix(std::size_t operation,
     point(operation,
           base + offsetof(MatrixRecord, scales),
           *linear.scales,
-          dtype_);
+          linear.scales->dtype());
+  }
+  if (linear.zeros) {
     point(
         operation, base + offsetof(MatrixRecord, zeros), *linear.zeros, dtype_);
   }

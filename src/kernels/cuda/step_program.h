@@ -19,14 +19,20 @@ enum Output { kOutputHeads, kOutputState, kOutputHidden, kOutputLogits };
 inline constexpr int kPositionCopies = 16;
 
 // How the kernel reads matrices: weights of 4 or 8 bits in groups that have a
-// scale, or 16, for those that aren't quantized.
+// scale, or 16, for those that aren't quantized. Floats of 4 bits have scales
+// of a byte (mxfp4, nvfp4).
 struct StepFormat {
   int bits, group_size;
+  bool floats;
 
   explicit StepFormat(const Linear& linear)
       : bits(linear.quantized() ? linear.bits : 16),
-        group_size(linear.quantized() ? linear.group_size : 64) {}
+        group_size(linear.quantized() ? linear.group_size : 64),
+        floats(linear.quantized() && linear.mode != "affine") {}
+  bool operator==(const StepFormat&) const = default;
+
   bool dense() const { return bits == 16; }
+  int scale_bytes() const { return floats ? 1 : 2; }
 };
 
 // StepMatrix and StepOperation as the kernel reads them.
@@ -56,7 +62,7 @@ class StepProgram {
   const std::vector<OperationRecord>& operations() const { return operations_; }
   // Must outlive the use of the operations.
   const std::vector<mx::array>& arrays() const { return arrays_; }
-  // Of scales or dense weights, norms and caches.
+  // Of affine scales and zeros or dense weights, norms and caches.
   mx::Dtype dtype() const { return dtype_; }
   // Whether all arrays lie as the kernel reads them.
   bool usable() const { return usable_; }

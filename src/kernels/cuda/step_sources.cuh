@@ -7,7 +7,8 @@
 
 namespace mlxlm {
 
-// One matrix [num_rows, K]. Dense ones have words alone.
+// One matrix [num_rows, K]. Dense ones have words alone, those of floats scales
+// that are bytes.
 template <class T>
 struct StepMatrix {
   const u32* words;
@@ -60,9 +61,15 @@ struct alignas(16) StepOperation {
   int num_slots;  // steps of many rows: for a block's parts of tiles; 0: whole
 };
 
-template <class T, int BITS, int GROUP, bool EXPERTS>
+template <class T, int BITS, int GROUP, bool FLOATS, bool EXPERTS>
 struct StepSources {
-  using Stage = StreamStage<BITS, GROUP>;
+  using Stage = StreamStage<BITS, GROUP, FLOATS>;
+  static constexpr int kScaleBytes = Stage::kScaleBytes;
+  static constexpr int kKinds = Stage::kHasZeros ? 2 : 1;  // scales, zeros
+
+  static __device__ const unsigned char* bytes_of(const void* p) {
+    return static_cast<const unsigned char*>(p);
+  }
 
   // The matrix and its row where a tile begins. Tiles of gate and up alternate.
   static __device__ const StepMatrix<T>& find(const StepOperation<T>& op,
@@ -128,13 +135,15 @@ struct StepSources {
 
   // What one thread copies of a tile, stage after stage.
   struct Rows {
-    static constexpr int kRows = 16 / kLoadWarps;            // of a warp
-    static constexpr int kScaleChunks = Stage::kGroups / 8;  // of 16 bytes
-    static constexpr int kScaleCopies = kRows * kScaleChunks * 2;  // of a warp
+    static constexpr int kRows = 16 / kLoadWarps;  // of a warp
+    static constexpr int kScaleChunks =
+        Stage::kGroups * kScaleBytes / 16;  // of 16 bytes
+    static constexpr int kScaleCopies =
+        kRows * kScaleChunks * kKinds;  // of a warp
     static constexpr int kOwnScales = (kScaleCopies + 31) / 32;
 
     const unsigned char* words[kRows];
-    const T* scales[kOwnScales];  // or zeros
+    const unsigned char* scales[kOwnScales];  // or zeros
 
     __device__ Rows(const StepMatrix<T>& matrix,
                     int first_row,
@@ -146,8 +155,7 @@ struct StepSources {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const size_t row = min(first_row + warp * kRows + i, last);
-        words[i] = reinterpret_cast<const unsigned char*>(matrix.words) +
-                   row * row_bytes + lane * 16;
+        words[i] = bytes_of(matrix.words) + row * row_bytes + lane * 16;
       }
       if constexpr (Stage::kDense) return;
       const int groups = row_bytes / Stage::kGroupBytes;
@@ -156,8 +164,9 @@ struct StepSources {
         const int i = lane + j * 32;
         const size_t row =
             min(first_row + warp * kRows + i / kScaleChunks % kRows, last);
-        scales[j] = (i / kScaleChunks < kRows ? matrix.scales : matrix.zeros) +
-                    row * groups + i % kScaleChunks * 8;
+        scales[j] =
+            bytes_of(i / kScaleChunks < kRows ? matrix.scales : matrix.zeros) +
+            row * groups * kScaleBytes + i % kScaleChunks * 16;
       }
     }
 
@@ -199,12 +208,14 @@ struct StepSources {
         const int row = warp * kRows + i / kScaleChunks % kRows;
         unsigned char* first =
             i / kScaleChunks < kRows ? stage.scales : stage.zeros;
-        const bool skip = (kScaleCopies % 32 != 0 && i >= kScaleCopies) ||
-                          (PART && at * 8 * Stage::kGroupBytes >= left_bytes);
+        const bool skip =
+            (kScaleCopies % 32 != 0 && i >= kScaleCopies) ||
+            (PART &&
+             at * (16 / kScaleBytes) * Stage::kGroupBytes >= left_bytes);
         if (!skip) {
           copy_in(first + row * Stage::kScaleStride + at * 16, scales[j]);
         }
-        scales[j] += Stage::kGroups;
+        scales[j] += Stage::kGroups * kScaleBytes;
       }
     }
   };
@@ -212,7 +223,8 @@ struct StepSources {
   // The same of a product whose columns are those of the chosen experts.
   struct ChosenColumns {
     static constexpr int kRows = 16 / kLoadWarps;
-    static constexpr int kScaleChunks = Stage::kGroups / 4;  // of 8 bytes
+    static constexpr int kChunkGroups = 8 / kScaleBytes;  // scales, 8 bytes
+    static constexpr int kScaleChunks = Stage::kGroups / kChunkGroups;
 
     const StepOperation<T>& op;
     const StepChoice& choice;
@@ -231,8 +243,7 @@ struct StepSources {
       const int lane = threadIdx.x % 32;
       const int warp = threadIdx.x / 32 - kStepWarps - 1;
       const int row_bytes = op.expert_size / 8 * BITS;
-      const auto* words =
-          reinterpret_cast<const unsigned char*>(op.matrices[0].words);
+      const auto* words = bytes_of(op.matrices[0].words);
 #pragma unroll
       for (int at = lane * 16; at < Stage::kRowBytes; at += 512) {
         if (at >= left_bytes) continue;
@@ -254,8 +265,9 @@ struct StepSources {
       const auto& matrix = op.matrices[0];
       const int groups = op.expert_size / GROUP;
 #pragma unroll
-      for (int i = threadIdx.x % 32; i < 2 * kRows * kScaleChunks; i += 32) {
-        const int at = i % kScaleChunks * 4;
+      for (int i = threadIdx.x % 32; i < kKinds * kRows * kScaleChunks;
+           i += 32) {
+        const int at = i % kScaleChunks * kChunkGroups;
         const int row = i / kScaleChunks % kRows;
         if (at * Stage::kGroupBytes >= left_bytes) continue;
         const int column = done + at * GROUP;
@@ -263,8 +275,10 @@ struct StepSources {
             (row_of(column) + row) * groups + column % op.expert_size / GROUP;
         const bool is_scale = i < kRows * kScaleChunks;
         copy_in<8>((is_scale ? stage.scales : stage.zeros) +
-                       (warp * kRows + row) * Stage::kScaleStride + at * 2,
-                   (is_scale ? matrix.scales : matrix.zeros) + from);
+                       (warp * kRows + row) * Stage::kScaleStride +
+                       at * kScaleBytes,
+                   bytes_of(is_scale ? matrix.scales : matrix.zeros) +
+                       from * kScaleBytes);
       }
     }
   };

@@ -100,8 +100,8 @@ struct GridBarrier {
 // A part of the weights as it lies in shared memory: 16 rows by kRowBytes, and
 // their groups' scales and zeros, if they are quantized. Rows are padded so
 // that the lanes of a load meet different banks. BITS: 4, 8, or 16 for weights
-// of type T.
-template <int BITS, int GROUP>
+// of type T. FLOATS: of 4 bits, whose scales are bytes.
+template <int BITS, int GROUP, bool FLOATS>
 struct StreamStage {
   static constexpr bool kDense = BITS == 16;
   static constexpr int kRowBytes = 1024;
@@ -109,14 +109,16 @@ struct StreamStage {
   static constexpr int kGroups = kColumns / GROUP;
   static constexpr int kGroupBytes = GROUP * BITS / 8;
   static constexpr int kRowStride =
-      kRowBytes + (kDense              ? 64
-                   : kGroupBytes <= 64 ? kGroupBytes
-                                       : 16);
-  static constexpr int kScaleStride = kDense ? 1 : kGroups * 2 + 16;
+      kRowBytes + (kDense                                   ? 64
+                   : kGroupBytes >= 16 && kGroupBytes <= 64 ? kGroupBytes
+                                                            : 16);
+  static constexpr bool kHasZeros = !kDense && !FLOATS;
+  static constexpr int kScaleBytes = FLOATS ? 1 : 2;
+  static constexpr int kScaleStride = kDense ? 1 : kGroups * kScaleBytes + 16;
 
   alignas(16) unsigned char words[16 * kRowStride];
   unsigned char scales[16 * kScaleStride];
-  unsigned char zeros[16 * kScaleStride];
+  unsigned char zeros[kHasZeros ? 16 * kScaleStride : 16];
 };
 
 // The stages in turn. The loading warp fills them in the order in which the

@@ -41,6 +41,7 @@ struct Case {
   int num_experts = 0;  // 0: an MLP
   int num_chosen = 0;
   bool normalize = false;
+  const char* mode = "affine";
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& each) {
@@ -116,8 +117,9 @@ class CudaStepTest : public testing::TestWithParam<Case> {
     const Case& c = GetParam();
     auto weight =
         random(shape, c.dtype, 1 / std::sqrt(static_cast<float>(shape.back())));
-    return c.bits == 16 ? Linear{weight}
-                        : test_layers::quantize(weight, c.bits, c.group_size);
+    return c.bits == 16
+               ? Linear{weight}
+               : test_layers::quantize(weight, c.bits, c.group_size, c.mode);
   }
 
   static Weights make_layer(const Case& c) {
@@ -183,7 +185,16 @@ class CudaStepTest : public testing::TestWithParam<Case> {
   }
   static Linear wide(const Linear& linear) {
     Linear result = linear;
-    if (linear.quantized()) {
+    if (linear.mode != "affine") {
+      result = {mx::dequantize(linear.weight,
+                               *linear.scales,
+                               std::nullopt,
+                               linear.group_size,
+                               linear.bits,
+                               linear.mode,
+                               std::nullopt,
+                               mx::float32)};
+    } else if (linear.quantized()) {
       result.scales = wide(*linear.scales);
       result.zeros = wide(*linear.zeros);
     } else {
@@ -296,7 +307,7 @@ class CudaStepTest : public testing::TestWithParam<Case> {
     result.weight = one(stack.weight);
     if (stack.quantized()) {
       result.scales = one(*stack.scales);
-      result.zeros = one(*stack.zeros);
+      if (stack.zeros) result.zeros = one(*stack.zeros);
     }
     return wide(result);
   }
@@ -447,6 +458,34 @@ INSTANTIATE_TEST_SUITE_P(
              .num_experts = 6,
              .num_chosen = 3,
              .normalize = true},
+        Case{.name = "PowersOfTwo",
+             .group_size = 32,
+             .hidden_size = 1536,
+             .head_norms = true,
+             .biases = true,
+             .mode = "mxfp4"},
+        Case{.name = "SmallFloats",
+             .group_size = 16,
+             .size = 768,
+             .hidden_size = 2304,
+             .mode = "nvfp4"},
+        Case{.name = "SmallFloatsInFloat16",
+             .dtype = mx::float16,
+             .group_size = 16,
+             .mode = "nvfp4"},
+        Case{.name = "ExpertsOfPowersOfTwo",
+             .group_size = 32,
+             .hidden_size = 768,
+             .num_experts = 16,
+             .num_chosen = 4,
+             .normalize = true,
+             .mode = "mxfp4"},
+        Case{.name = "ExpertsOfSmallFloats",
+             .group_size = 16,
+             .hidden_size = 256,
+             .num_experts = 12,
+             .num_chosen = 3,
+             .mode = "nvfp4"},
         Case{.name = "Window",
              .head_norms = true,
              .window_tokens = 100,

@@ -17,9 +17,11 @@ namespace mlxlm::kernels {
 namespace cuda {
 namespace {
 
-// Rows from which expanding the weights for a dense product is faster: measured
-// on an H100, 14336 x 4096, 4 bits.
-constexpr std::size_t kManyRows = 192;
+// Rows from which weights that the kernels here don't take are expanded for a
+// dense product. From 192 on that is faster than MLX's quantized product (an
+// H100, 14336 x 4096, 4 bits); for fewer it saves the 40 seconds that MLX's
+// compiles for at its first use.
+constexpr std::size_t kManyRows = 17;
 
 bool is_plain_rms(const Norm& norm, const mx::array& x) {
   // In float16 x times the weight, not yet divided, may overflow.
@@ -66,7 +68,8 @@ bool suit_together(const mx::array& x, Linears linears, const Suits& suits) {
   return linears.size() <= 3 &&
          std::all_of(linears.begin(), linears.end(), [&](const Linear* each) {
            return suits(x, *each) && each->bits == linears[0]->bits &&
-                  each->group_size == linears[0]->group_size;
+                  each->group_size == linears[0]->group_size &&
+                  each->mode == linears[0]->mode;
          });
 }
 

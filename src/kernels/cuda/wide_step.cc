@@ -110,7 +110,7 @@ bool suits(const StepSpec& spec, const StepProgram& program) {
   const auto& operations = program.operations();
   return device_limits().compute_capability_major == kHopper &&
          // In float16 the state times a norm's weight might overflow.
-         !format.dense() && program.dtype() == mx::bfloat16 &&
+         !format.dense() && !format.floats && program.dtype() == mx::bfloat16 &&
          !program.has_experts() &&
          (format.group_size == 32 || format.group_size == 64 ||
           format.group_size == 128) &&

@@ -40,7 +40,7 @@ __global__ void norm_linear_kernel(QuantizedMatrix<T> w0,
   QuantizedMatrix<T> w[COUNT];
   T* y[COUNT];
   for (int i = 0; i < COUNT; ++i) w[i] = all[i], y[i] = ys[i];
-  norm_linear<T, BITS, GROUP, M, CHUNK, COUNT>(
+  norm_linear<T, BITS, GROUP, false, M, CHUNK, COUNT>(
       w, reinterpret_cast<T* const(&)[COUNT]>(y), x, residual, 1.0f, size);
 }
 
@@ -54,7 +54,7 @@ __global__ void gated_kernel(QuantizedMatrix<T> gate,
                              T* y,
                              NormedRows<T> x,
                              int size) {
-  norm_gated<T, BITS, GROUP, M, CHUNK>(gate, up, y, x, size, Silu());
+  norm_gated<T, BITS, GROUP, false, M, CHUNK>(gate, up, y, x, size, Silu());
 }
 
 std::mt19937 rng(1);
@@ -93,7 +93,7 @@ std::vector<T> random_values(size_t count, float scale) {
 
 template <int BITS, int GROUP, int M, int CHUNK = 4096>
 void matmul(int n, int k, int rows, bool norm, bool check, const char* what) {
-  using Matmul = FewRowsMatmul<T, BITS, GROUP, M, 1, CHUNK>;
+  using Matmul = FewRowsMatmul<T, BITS, GROUP, false, M, 1, CHUNK>;
   auto kernel = norm_linear_kernel<BITS, GROUP, M, CHUNK, 1>;
   const int shared = sizeof(typename Matmul::Shared);
   CHECK(cudaFuncSetAttribute(
@@ -187,7 +187,7 @@ template <int M, int CHUNK = 4096>
 void gated(int n, int k, int rows) {
   auto kernel = gated_kernel<4, 64, M, CHUNK>;
   const int shared =
-      sizeof(typename FewRowsMatmul<T, 4, 64, M, 2, CHUNK>::Shared);
+      sizeof(typename FewRowsMatmul<T, 4, 64, false, M, 2, CHUNK>::Shared);
   CHECK(cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   int per_sm;

@@ -30,6 +30,7 @@ template <int MAX_SIZE>
 using TheStep = Step<T,
                      kBits,
                      kGroup,
+                     false,
                      1,
                      kHead,
                      kHead,
