@@ -24,10 +24,15 @@ __device__ inline void barrier_arrive(unsigned long long* barrier) {
 __device__ inline void barrier_wait(unsigned long long* barrier, u32 parity) {
   u32 done = 0;
   while (done == 0) {
+    // Since Hopper threads can sleep meanwhile.
     asm volatile(
         "{\n"
         ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
         "mbarrier.try_wait.parity.shared.b64 done, [%1], %2;\n"
+#else
+        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+#endif
         "selp.u32 %0, 1, 0, done;\n"
         "}\n"
         : "=r"(done)
@@ -36,7 +41,8 @@ __device__ inline void barrier_wait(unsigned long long* barrier, u32 parity) {
   }
 }
 
-// Arrives, and expects so many bytes of bulk copies.
+// On GPUs of the Hopper generation and later: arrives, and expects so many
+// bytes of bulk copies.
 __device__ inline void barrier_expect(unsigned long long* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(
                    shared_address(barrier)),
@@ -44,7 +50,7 @@ __device__ inline void barrier_expect(unsigned long long* barrier, int bytes) {
                : "memory");
 }
 
-// Copies what lies in one piece; the barrier counts its bytes.
+// Likewise: copies what lies in one piece; the barrier counts its bytes.
 __device__ inline void copy_bulk(void* to,
                                  const void* from,
                                  int bytes,

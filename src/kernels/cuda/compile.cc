@@ -1,11 +1,13 @@
 #include "kernels/cuda/compile.h"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <sstream>
+#include <vector>
 
 #include <dlfcn.h>
 
@@ -37,10 +39,15 @@ struct Compiler {
   int (*log)(Program program, char* text) = nullptr;
   int (*binary_size)(Program program, std::size_t* bytes) = nullptr;
   int (*binary)(Program program, char* bytes) = nullptr;
+  int (*assembly_size)(Program program, std::size_t* bytes) = nullptr;
+  int (*assembly)(Program program, char* text) = nullptr;
+  int (*num_architectures)(int* count) = nullptr;
+  int (*architectures)(int* numbers) = nullptr;
 
   bool complete() const {
     return version && create && compile && destroy && log_size && log &&
-           binary_size && binary;
+           binary_size && binary && assembly_size && assembly &&
+           num_architectures && architectures;
   }
 };
 
@@ -63,6 +70,10 @@ Compiler find_compiler() {
   take(found.log, "nvrtcGetProgramLog");
   take(found.binary_size, "nvrtcGetCUBINSize");
   take(found.binary, "nvrtcGetCUBIN");
+  take(found.assembly_size, "nvrtcGetPTXSize");
+  take(found.assembly, "nvrtcGetPTX");
+  take(found.num_architectures, "nvrtcGetNumSupportedArchs");
+  take(found.architectures, "nvrtcGetSupportedArchs");
   return found;
 }
 
@@ -103,12 +114,24 @@ std::string compile_now(const std::string& source,
                 "a CUDA kernel doesn't compile for " + architecture + ":\n" +
                     log.c_str());
   }
-  std::string binary;
-  if (nvrtc.binary_size(program, &size) == 0) {
-    binary.resize(size);
-    if (nvrtc.binary(program, binary.data()) == 0 && size > 0) return binary;
+  const bool is_virtual = architecture.starts_with("compute_");
+  std::string code;
+  if ((is_virtual ? nvrtc.assembly_size : nvrtc.binary_size)(program, &size) ==
+      0) {
+    code.resize(size);
+    const auto read = is_virtual ? nvrtc.assembly : nvrtc.binary;
+    if (read(program, code.data()) == 0 && size > 0) return code;
   }
   throw Error(ErrorKind::internal, "NVRTC gives no code for " + architecture);
+}
+
+std::vector<int> known_architectures() {
+  const Compiler& nvrtc = compiler();
+  int count = 0;
+  nvrtc.num_architectures(&count);
+  std::vector<int> numbers(count);
+  nvrtc.architectures(numbers.data());
+  return numbers;
 }
 
 // What a kept file begins with: all that its content depends on.
@@ -159,10 +182,14 @@ std::string gpu_architecture() {
   const auto& limits = device_limits();
   const int major = limits.compute_capability_major;
   if (major == 0) return "";
+  const int number = major * 10 + limits.compute_capability_minor;
+  int newest = 0;  // that the compiler knows, up to this one
+  for (int each : known_architectures()) {
+    if (each <= number) newest = std::max(newest, each);
+  }
+  if (newest < number) return "compute_" + std::to_string(newest);
   constexpr int kHopper = 9;  // from which on there is code for one GPU alone
-  return "sm_" + std::to_string(major) +
-         std::to_string(limits.compute_capability_minor) +
-         (major >= kHopper ? "a" : "");
+  return "sm_" + std::to_string(number) + (major >= kHopper ? "a" : "");
 }
 
 }  // namespace mlxlm::kernels::cuda

@@ -1,5 +1,7 @@
 #include "kernels/cuda/device.h"
 
+#include <optional>
+
 #include <dlfcn.h>
 
 namespace mlxlm::kernels::cuda {
@@ -29,11 +31,23 @@ DeviceLimits read_limits() {
           .shared_bytes_per_block = read(kMaxSharedMemoryPerBlockOptin)};
 }
 
+std::optional<DeviceLimits>& rehearsed() {
+  static std::optional<DeviceLimits> limits;
+  return limits;
+}
+
 }  // namespace
 
 const DeviceLimits& device_limits() {
+  if (rehearsed()) return *rehearsed();
   static const DeviceLimits kLimits = read_limits();
   return kLimits;
 }
+
+Rehearsal::Rehearsal(const DeviceLimits& limits) { rehearsed() = limits; }
+
+Rehearsal::~Rehearsal() { rehearsed().reset(); }
+
+bool Rehearsal::under_way() { return rehearsed().has_value(); }
 
 }  // namespace mlxlm::kernels::cuda

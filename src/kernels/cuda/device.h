@@ -13,4 +13,16 @@ struct DeviceLimits {
 // Of the first GPU; all 0 where the driver doesn't say.
 const DeviceLimits& device_limits();
 
+// While one lives, there is a GPU of these limits: kernels are compiled for it,
+// but not run, and their results are zeros. For tests on other machines.
+class Rehearsal {
+ public:
+  explicit Rehearsal(const DeviceLimits& limits);
+  ~Rehearsal();
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+  static bool under_way();
+};
+
 }  // namespace mlxlm::kernels::cuda

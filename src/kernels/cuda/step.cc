@@ -282,7 +282,7 @@ namespace {
 
 // How many stages the ring of a block has room for; 0: too few.
 int num_stages(const StepSpec& spec, const StepProgram& program) {
-  constexpr int kFewest = 4;
+  constexpr int kFewest = 2;
   const int most = StepFormat(*spec.embedding).dense() ? 9 : 8;
   constexpr int kAlignment = 128;
   const int num_ranks = spec.ranks ? spec.ranks->count : 1;
@@ -299,11 +299,11 @@ int num_stages(const StepSpec& spec, const StepProgram& program) {
 }  // namespace cuda
 
 std::unique_ptr<Step> make_cuda_step(const StepSpec& spec) {
-  constexpr int kHopper = 9;
+  constexpr int kAmpere = 8;
   const auto& limits = cuda::device_limits();
   std::optional<cuda::StepProgram> program;
   int stages = 0;
-  if (limits.compute_capability_major >= kHopper && limits.num_processors > 0 &&
+  if (limits.compute_capability_major >= kAmpere && limits.num_processors > 0 &&
       cuda::suits_step(spec)) {
     program.emplace(spec, limits.num_processors);
     if (program->usable()) stages = cuda::num_stages(spec, *program);
