@@ -1,6 +1,6 @@
 // Kernels compile for every generation of GPUs that NVIDIA's compiler knows,
-// and ask for no more shared memory than those have. Needs the compiler, but no
-// GPU.
+// and ask for no more shared memory than those have. Needs no GPU: with MLX's
+// CPU build it is enough that the dynamic linker finds libnvrtc.
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -26,7 +26,7 @@ constexpr int kKilobyte = 1024;
 struct Gpu {
   const char* name;
   cuda::DeviceLimits limits;
-  const char* architecture;
+  const char* architecture;  // or how it begins
 };
 
 std::ostream& operator<<(std::ostream& out, const Gpu& gpu) {
@@ -37,7 +37,9 @@ class CudaRehearsal : public testing::TestWithParam<Gpu> {
  protected:
   void SetUp() override {
     try {
-      ASSERT_EQ(cuda::gpu_architecture(), GetParam().architecture);
+      const auto architecture = cuda::gpu_architecture();
+      ASSERT_TRUE(architecture.starts_with(GetParam().architecture))
+          << architecture;
     } catch (const Error& fault) {
       if (fault.kind() != ErrorKind::unsupported) throw;
       GTEST_SKIP() << "NVIDIA's compiler is not there";
@@ -241,7 +243,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Gpu{"Ada", {8, 9, 128, 99 * kKilobyte}, "sm_89"},
                     Gpu{"Hopper", {9, 0, 132, 227 * kKilobyte}, "sm_90a"},
                     Gpu{"Blackwell", {10, 0, 148, 227 * kKilobyte}, "sm_100a"},
-                    Gpu{"Later", {99, 0, 128, 99 * kKilobyte}, "compute_121"}),
+                    Gpu{"Later", {99, 0, 128, 99 * kKilobyte}, "compute_"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -21,6 +21,8 @@ extern const char* const k_step_linear;
 extern const char* const k_step_attention;
 extern const char* const k_step_experts;
 extern const char* const k_step_ranks;
+extern const char* const k_step_arguments;
+extern const char* const k_step_results;
 extern const char* const k_step;
 extern const char* const k_wide_step_results;
 extern const char* const k_wide_step;

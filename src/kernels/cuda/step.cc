@@ -29,19 +29,24 @@ namespace {
 constexpr int kComputeWarps = 8;
 constexpr int kBlockThreads = (kComputeWarps + 1 + 2) * 32;
 constexpr int kRowBytes = 1024;
+constexpr int kMostChosen = 32;
 
-// Shared memory of a block without the stages of the ring (Step::Shared).
-int fixed_shared_bytes(const StepSpec& spec, int largest_size) {
+// Shared memory of a block for so many rows, without the stages of the ring
+// (Step::Shared).
+int fixed_shared_bytes(const StepSpec& spec, int largest_size, int rows) {
   const int queries = spec.num_heads / spec.num_kv_heads;
   const int partials = 2 * 2 * kComputeWarps * 16 * 4;
   const StepFormat format(*spec.embedding);
   const int groups = largest_size / format.group_size * 8;
+  const int router = 2 * kComputeWarps * 4 + kMostChosen * 8;
   const int attention = queries * (spec.head_size + 8) * 2 +
                         kComputeWarps * (spec.head_size + 2 * queries) * 4;
-  const int x = std::max((format.dense() ? 4 : 2) * largest_size,
+  const int x = std::max((format.dense() ? 4 : 2) * largest_size * rows,
                          kComputeWarps * queries * spec.head_size * 4);
-  return 4 * static_cast<int>(sizeof(OperationRecord)) + partials + groups +
-         attention + spec.rope.dimensions * 4 + x + 1536;
+  const int each =
+      partials + groups + kComputeWarps * 4 + router + spec.rope.dimensions * 4;
+  return 4 * static_cast<int>(sizeof(OperationRecord)) + attention + x +
+         each * rows + 1024;
 }
 
 int stage_bytes(const Linear& linear) {
@@ -64,12 +69,20 @@ std::size_t mailbox_bytes(const StepSpec& spec) {
   return (2 * size + vocabulary) * spec.ranks->count * 8;
 }
 
+// A variant of the kernel: for so many rows at most, with so many stages in a
+// block's ring.
+struct Variant {
+  int rows, stages;
+};
+
 class CudaStep : public Step {
  public:
-  // mail: with the other ranks; null for one alone.
+  // mail: with the other ranks; null for one alone. The first variant is for
+  // one row.
   CudaStep(const StepSpec& spec,
            const StepProgram& program,
-           int num_stages,
+           const std::vector<Variant>& variants,
+           std::optional<WideStep> wide,
            std::unique_ptr<PeerMemory> mail)
       : dtype_(program.dtype()),
         kept_(program.arrays()),
@@ -77,13 +90,16 @@ class CudaStep : public Step {
         frequencies_(on_device(frequencies_of(spec.rope))),
         barrier_(on_device(mx::zeros({2}, mx::uint64))),
         operations_(array_of(program.operations())),
-        call_(start(spec, program, num_stages)),
-        wide_(mail_ ? std::nullopt : WideStep::make(spec, program)) {}
+        wide_(std::move(wide)) {
+    for (const Variant& each : variants) {
+      calls_.emplace_back(each.rows, start(spec, program, each));
+    }
+  }
 
   bool writes(mx::Dtype dtype) const override { return dtype == dtype_; }
 
   std::size_t most_rows() const override {
-    return wide_ ? WideStep::kMostRows : 1;
+    return wide_ ? WideStep::kMostRows : calls_.back().first;
   }
 
   Stepped operator()(const mx::array& tokens,
@@ -93,8 +109,7 @@ class CudaStep : public Step {
     const auto tables = tables_.of(rows, after);
     std::vector<int> positions;
     for (const auto& row : rows) positions.push_back(row.position);
-    Launch call =
-        rows.size() == 1 ? call_ : wide_->call(static_cast<int>(rows.size()));
+    Launch call = call_for(static_cast<int>(rows.size()));
     call.inputs.insert(call.inputs.end(),
                        {{"token", kept_from_host(tokens)},
                         {"position", on_gpu(positions)},
@@ -111,6 +126,16 @@ class CudaStep : public Step {
   }
 
  private:
+  Launch call_for(int num_rows) const {
+    const auto found = std::ranges::find_if(
+        calls_, [&](const auto& each) { return num_rows <= each.first; });
+    if (found == calls_.end()) return wide_->call(num_rows);
+    Launch call = found->second;
+    call.output_shapes[0][1] = num_rows;
+    call.scalars.emplace_back("num_rows", num_rows);
+    return call;
+  }
+
   // Each step comes after the one before, also of other decoders: two at a time
   // would wait for processors that the other has.
   static std::mutex& order_mutex() {
@@ -159,23 +184,27 @@ class CudaStep : public Step {
         addresses.data(), {static_cast<int>(addresses.size())}, mx::uint64));
   }
 
-  // What all calls for one row share.
+  // What all calls of a variant share.
   Launch start(const StepSpec& spec,
                const StepProgram& program,
-               int num_stages) {
-    static const std::string kText = std::string(k_async) + k_step_stream +
-                                     k_step_input + k_step_sources +
-                                     k_step_linear + k_step_attention +
-                                     k_step_experts + k_step_ranks + k_step;
+               const Variant& variant) {
+    static const std::string kText =
+        std::string(k_async) + k_step_stream + k_step_input + k_step_sources +
+        k_step_linear + k_step_attention + k_step_experts + k_step_ranks +
+        k_step_arguments + k_step_results + k_step;
     const int blocks = device_limits().num_processors;
     const int size = columns_of(*spec.embedding);
     const int heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_size;
     const int hidden = program.hidden_size();
-    const int shares = std::max(blocks / spec.num_kv_heads, 1);
+    const int rows = variant.rows;
+    const int shares = std::max(blocks / spec.num_kv_heads, rows);
     const int vocabulary = spec.head->weight.shape(0);
     const auto dtype = program.dtype();
     const auto ranks = spec.ranks.value_or(StepRanks{});
     const int parts = ranks.splits_head ? ranks.count : 1;
+    const int shared_bytes =
+        fixed_shared_bytes(spec, program.largest_size(), rows) +
+        variant.stages * stage_bytes(*spec.embedding);
     Launch call{
         .name = "decoding_step",
         .header = kText.c_str(),
@@ -187,11 +216,11 @@ class CudaStep : public Step {
         .output_names =
             {"logits", "next", "state", "heads", "answers", "hidden"},
         .output_shapes = {{1, 1, vocabulary * parts},
-                          {kPositionCopies, 1},
-                          {size},
-                          {heads},
+                          {kPositionCopies, rows},
+                          {rows, size},
+                          {rows, heads},
                           {spec.num_heads * shares, spec.head_size + 8},
-                          {hidden}},
+                          {rows, hidden}},
         .output_dtypes =
             {mx::float32, mx::int32, mx::float32, mx::float32, dtype, dtype},
         .scalars = {{"rank", ranks.rank}},
@@ -204,7 +233,8 @@ class CudaStep : public Step {
                       {"TRADITIONAL", spec.rope.traditional},
                       {"HEADS", spec.num_heads},
                       {"KV_HEADS", spec.num_kv_heads},
-                      {"STAGES", num_stages},
+                      {"ROWS", rows},
+                      {"STAGES", variant.stages},
                       {"MAX_SIZE", program.largest_size()},
                       {"EXPERTS", program.has_experts()},
                       {"LAYERS", static_cast<int>(spec.layers.size())},
@@ -214,33 +244,37 @@ class CudaStep : public Step {
                       {"HIDDEN", hidden},
                       {"VOCABULARY", vocabulary},
                       {"RANKS", ranks.count},
-                      {"SPLITS_HEAD", ranks.splits_head}},
+                      {"SPLITS_HEAD", ranks.splits_head},
+                      {"SHARED_BYTES", shared_bytes}},
         .blocks_x = blocks,
         .threads = kBlockThreads,
-        .shared_bytes = fixed_shared_bytes(spec, program.largest_size()) +
-                        num_stages * stage_bytes(*spec.embedding),
+        .shared_bytes = shared_bytes,
         .copy_strided_inputs = false};
     return call;
   }
 
   static std::string body() {
     return R"(
-  __shared__ StepKeys<T> caches[LAYERS];
-  for (int i = threadIdx.x; i < LAYERS; i += blockDim.x) {
-    caches[i] = {reinterpret_cast<T*>(tables[2 * i]),
-                 reinterpret_cast<T*>(tables[2 * i + 1]),
-                 static_cast<long long>(tables[2 * LAYERS])};
+  __shared__ StepKeys<T> caches[LAYERS * ROWS];
+  for (int i = threadIdx.x; i < LAYERS * num_rows; i += blockDim.x) {
+    const int layer = i / num_rows;
+    const int m = i - layer * num_rows;
+    const auto* table = tables + m * (2 * LAYERS + 1);
+    caches[layer * ROWS + m] = {reinterpret_cast<T*>(table[2 * layer]),
+                                reinterpret_cast<T*>(table[2 * layer + 1]),
+                                static_cast<long long>(table[2 * LAYERS])};
   }
   __shared__ Word* boxes[RANKS];
   for (int i = threadIdx.x; i < RANKS; i += blockDim.x) {
     boxes[i] = reinterpret_cast<Word*>(mailboxes[i]);
   }
-  StepArguments<T, RANKS> a{};
+  StepArguments<T, ROWS, RANKS> a{};
   a.operations = reinterpret_cast<const StepOperation<T>*>(operations);
   a.num_operations = NUM_OPERATIONS;
   a.caches = caches;
   a.tokens = reinterpret_cast<const int*>(token);
   a.positions = position;
+  a.num_rows = num_rows;
   a.num_heads = HEADS;
   a.num_kv_heads = KV_HEADS;
   a.size = SIZE;
@@ -254,9 +288,13 @@ class CudaStep : public Step {
   a.answers = answers;
   a.hidden = hidden;
   a.mail = {boxes, rank, SPLITS_HEAD};
-  if (blockIdx.x == 0 && threadIdx.x == 0) next[0] = position[0] + 1;
-  Step<T, BITS, GROUP, FLOATS, 1, D, ROTATED, TRADITIONAL, HEADS / KV_HEADS, STAGES,
-       MAX_SIZE, EXPERTS, RANKS>::run(a);
+  if (blockIdx.x == 0 && threadIdx.x < num_rows) {
+    next[threadIdx.x] = position[threadIdx.x] + 1;
+  }
+  using Kernel = Step<T, BITS, GROUP, FLOATS, ROWS, D, ROTATED, TRADITIONAL,
+                      HEADS / KV_HEADS, STAGES, MAX_SIZE, EXPERTS, RANKS>;
+  static_assert(sizeof(typename Kernel::Shared) <= SHARED_BYTES);
+  Kernel::run(a);
 )";
   }
 
@@ -266,7 +304,7 @@ class CudaStep : public Step {
   mx::array frequencies_;
   mx::array barrier_;
   mx::array operations_;
-  Launch call_;
+  std::vector<std::pair<int, Launch>> calls_;  // by rows, fewest first
   std::optional<WideStep> wide_;
   CacheTables tables_;
   // What the last step left, and what they are.
@@ -281,18 +319,33 @@ namespace cuda {
 namespace {
 
 // How many stages the ring of a block has room for; 0: too few.
-int num_stages(const StepSpec& spec, const StepProgram& program) {
-  constexpr int kFewest = 2;
+int num_stages(const StepSpec& spec, const StepProgram& program, int rows) {
+  // With several rows, the kernel for many is the better one then.
+  const int fewest = rows == 1 ? 2 : 4;
   const int most = StepFormat(*spec.embedding).dense() ? 9 : 8;
   constexpr int kAlignment = 128;
   const int num_ranks = spec.ranks ? spec.ranks->count : 1;
   // Caches and mailboxes.
-  const int others = 24 * static_cast<int>(spec.layers.size()) + 8 * num_ranks;
+  const int others =
+      24 * static_cast<int>(spec.layers.size()) * rows + 8 * num_ranks;
   const int room = device_limits().shared_bytes_per_block -
                    (others + kAlignment - 1) / kAlignment * kAlignment -
-                   fixed_shared_bytes(spec, program.largest_size());
+                   fixed_shared_bytes(spec, program.largest_size(), rows);
   const int stages = std::min(room / stage_bytes(*spec.embedding), most);
-  return stages < kFewest ? 0 : stages;
+  return stages < fewest ? 0 : stages;
+}
+
+std::vector<Variant> variants_of(const StepSpec& spec,
+                                 const StepProgram& program,
+                                 bool has_wide) {
+  const int most_rows = spec.ranks ? 1 : has_wide ? 4 : 8;
+  std::vector<Variant> found;
+  for (int rows = 1; rows <= most_rows; rows *= 2) {
+    const int stages = num_stages(spec, program, rows);
+    if (stages == 0) break;
+    found.push_back({rows, stages});
+  }
+  return found;
 }
 
 }  // namespace
@@ -302,21 +355,25 @@ std::unique_ptr<Step> make_cuda_step(const StepSpec& spec) {
   constexpr int kAmpere = 8;
   const auto& limits = cuda::device_limits();
   std::optional<cuda::StepProgram> program;
-  int stages = 0;
+  std::vector<cuda::Variant> variants;
+  std::optional<cuda::WideStep> wide;
   if (limits.compute_capability_major >= kAmpere && limits.num_processors > 0 &&
       cuda::suits_step(spec)) {
     program.emplace(spec, limits.num_processors);
-    if (program->usable()) stages = cuda::num_stages(spec, *program);
+    if (program->usable()) {
+      if (!spec.ranks) wide = cuda::WideStep::make(spec, *program);
+      variants = cuda::variants_of(spec, *program, wide.has_value());
+    }
   }
   std::unique_ptr<cuda::PeerMemory> mail;
   if (spec.ranks) {
-    mail = cuda::PeerMemory::make(*spec.ranks,
-                                  stages > 0 ? cuda::mailbox_bytes(spec) : 0);
+    mail = cuda::PeerMemory::make(
+        *spec.ranks, variants.empty() ? 0 : cuda::mailbox_bytes(spec));
     if (!mail) return nullptr;
   }
-  if (stages == 0) return nullptr;
+  if (variants.empty()) return nullptr;
   return std::make_unique<cuda::CudaStep>(
-      spec, *program, stages, std::move(mail));
+      spec, *program, variants, std::move(wide), std::move(mail));
 }
 
 }  // namespace mlxlm::kernels

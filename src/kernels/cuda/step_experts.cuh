@@ -6,55 +6,89 @@
 
 namespace mlxlm {
 
-template <class T, class Input>
+template <class T, class Input, int M>
 struct StepRouter {
   static constexpr int kMostExperts = 256;
   static constexpr u32 kAll = 0xffffffffu;
 
   struct Shared {
-    float sums[kStepWarps];
-    float squares[kStepWarps];
-    StepChoice choice;
+    float sums[M][kStepWarps];
+    float squares[M][kStepWarps];
+    StepChoice choices[M];
     unsigned long long chosen;  // barrier of the loading warps
   };
 
-  // The logits of this block's experts, with weights in float32.
+  // Row m's logits of this block's experts, with weights in float32, go to
+  // logits + m * stride.
   static __device__ void route(const StepOperation<T>& op,
+                               int num_rows,
                                const float* from,
                                float* logits,
+                               int stride,
                                Shared& shared) {
-    const auto* weights = reinterpret_cast<const float*>(op.matrices[0].words);
-    const typename Input::State state{from, op.norm};
+    const int warp = threadIdx.x / 32;
     for (int e = blockIdx.x; e < op.num_experts; e += gridDim.x) {
-      float sum = 0;
-      float square = 0;
-      for (int k = threadIdx.x * 8; k < op.size; k += kStepThreads * 8) {
-        const auto* row = reinterpret_cast<const float4*>(
-            weights + static_cast<size_t>(e) * op.size + k);
-        const float4 a = row[0];
-        const float4 b = row[1];
-        typename Input::State::Read read;
-        float x[8];
-        state.start(k, read);
-        square += state.finish(k, read, x);
-        sum += x[0] * a.x + x[1] * a.y + x[2] * a.z + x[3] * a.w + x[4] * b.x +
-               x[5] * b.y + x[6] * b.z + x[7] * b.w;
-      }
-      sum = lane_sum<32>(sum);
-      square = lane_sum<32>(square);
-      if (threadIdx.x % 32 == 0) {
-        shared.sums[threadIdx.x / 32] = sum;
-        shared.squares[threadIdx.x / 32] = square;
-      }
-      step_sync();
-      if (threadIdx.x == 0) {
-        for (int i = 1; i < kStepWarps; ++i) {
-          sum += shared.sums[i];
-          square += shared.squares[i];
+      float sums[M] = {};
+      float squares[M] = {};
+      add_products(op, e, num_rows, from, sums, squares);
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        const float sum = lane_sum<32>(sums[m]);
+        const float square = lane_sum<32>(squares[m]);
+        if (threadIdx.x % 32 == 0) {
+          shared.sums[m][warp] = sum;
+          shared.squares[m][warp] = square;
         }
-        logits[e] = sum * rsqrtf(square / op.size + op.eps);
       }
       step_sync();
+      if (const int m = threadIdx.x; m < num_rows) {
+        float sum = 0;
+        float square = 0;
+        for (int i = 0; i < kStepWarps; ++i) {
+          sum += shared.sums[m][i];
+          square += shared.squares[m][i];
+        }
+        logits[m * stride + e] = sum * rsqrtf(square / op.size + op.eps);
+      }
+      step_sync();
+    }
+  }
+
+  // This thread's part of an expert's products.
+  static __device__ void add_products(const StepOperation<T>& op,
+                                      int expert,
+                                      int num_rows,
+                                      const float* from,
+                                      float (&sums)[M],
+                                      float (&squares)[M]) {
+    const auto* weights = reinterpret_cast<const float*>(op.matrices[0].words) +
+                          static_cast<size_t>(expert) * op.size;
+    for (int k = threadIdx.x * 8; k < op.size; k += kStepThreads * 8) {
+      const auto* row = reinterpret_cast<const float4*>(weights + k);
+      const float4 a = row[0];
+      const float4 b = row[1];
+      const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+      constexpr int kTogether = M < 4 ? M : 4;  // rows whose reads wait
+#pragma unroll
+      for (int first = 0; first < M; first += kTogether) {
+        typename Input::State::Read reads[kTogether];
+        auto state_of = [&](int m) {
+          const size_t row = min(m, num_rows - 1);
+          return typename Input::State{from + row * op.size, op.norm};
+        };
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          state_of(first + i).start(k, reads[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          float x[8];
+          const int m = first + i;
+          squares[m] += state_of(m).finish(k, reads[i], x);
+#pragma unroll
+          for (int j = 0; j < 8; ++j) sums[m] += x[j] * w[j];
+        }
+      }
     }
   }
 
@@ -77,9 +111,10 @@ struct StepRouter {
     return __uint_as_float(key >> 31 != 0 ? key & 0x7fffffffu : ~key);
   }
 
-  // By one warp.
+  // A row's experts, by one warp.
   static __device__ void choose(const StepOperation<T>& op,
                                 const float* from,
+                                StepChoice& choice,
                                 Shared& shared) {
     constexpr int kEach = kMostExperts / 32;
     const int lane = threadIdx.x % 32;
@@ -123,8 +158,8 @@ struct StepRouter {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) total += __expf(logits[i] - highest);
     }
-    shared.choice.experts[lane] = expert;
-    shared.choice.weights[lane] = own / lane_sum<32>(total) * op.scale;
+    choice.experts[lane] = expert;
+    choice.weights[lane] = own / lane_sum<32>(total) * op.scale;
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.chosen);
   }

@@ -237,53 +237,102 @@ struct StagedInput {
     }
   };
 
-  // Puts row m of the input into shared memory. Its squares are added up per
-  // warp.
+  // Puts the only row of the input into shared memory. Its squares are added up
+  // per warp.
   template <int AT_A_TIME, class Source>
   static __device__ void take_row(const Source& source,
                                   int size,
-                                  int m,
                                   const Rows& rows) {
-    constexpr int kStep = kStepThreads * 8;
+    constexpr int kPass = kStepThreads * 8;
     float squares = 0;
-    const int first = threadIdx.x * 8;
     const int lane_at = threadIdx.x % 32 * 8;
     // Whole warps, for the sums of groups.
-    for (int base = first; base - lane_at < size; base += AT_A_TIME * kStep) {
+    for (int base = threadIdx.x * 8; base - lane_at < size;
+         base += AT_A_TIME * kPass) {
       typename Source::Read reads[AT_A_TIME];
 #pragma unroll
       for (int i = 0; i < AT_A_TIME; ++i) {
-        source.start(min(base + i * kStep, size - 8), reads[i]);
+        source.start(min(base + i * kPass, size - 8), reads[i]);
       }
 #pragma unroll
       for (int i = 0; i < AT_A_TIME; ++i) {
-        const int k = base + i * kStep;
-        const bool inside = k < size;
+        const int k = base + i * kPass;
         float x[8];
         const float square = source.finish(min(k, size - 8), reads[i], x);
-        if (inside) squares += square;
-        float sum = 0;
-        float most = 1e-30f;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          sum += x[j];
-          most = fmaxf(most, fabsf(x[j]));
-        }
-        sum = lane_sum<GROUP / 8>(sum);
-        most = lane_max<GROUP / 8>(most);
-        if (!inside) continue;
-        const int group = m * rows.num_groups + k / GROUP;
-        if (k % GROUP == 0) rows.groups[group] = {most / kLargest, sum};
-        unsigned char* to = rows.x + (group * 2 * GROUP +
-                                      k % GROUP / kRun * 2 * kRun + k % kRun) *
-                                         kPartBytes;
-        put(x, kLargest / most, to, to + kRun * kPartBytes);
+        if (k < size) squares += square;
+        put_groups(x, 0, k, size, rows);
       }
     }
+    leave_squares(squares, 0, rows);
+  }
+
+  // Puts rows of the input, several at most, into shared memory; source_of(m)
+  // is where row m comes from. Rows' passes follow each other, so that reads of
+  // several rows wait together.
+  template <int AT_A_TIME, class SourceOf>
+  static __device__ void take_rows(const SourceOf& source_of,
+                                   int num_rows,
+                                   int size,
+                                   const Rows& rows) {
+    constexpr int kPass = kStepThreads * 8;
+    const int passes = (size + kPass - 1) / kPass;  // of a row
+    const int end = num_rows * passes;
+    auto place_of = [&](int pass) {
+      return threadIdx.x * 8 + pass % passes * kPass;
+    };
+    float squares = 0;
+    for (int begin = 0; begin < end; begin += AT_A_TIME) {
+      typename decltype(source_of(0))::Read reads[AT_A_TIME];
+#pragma unroll
+      for (int i = 0; i < AT_A_TIME; ++i) {
+        const int pass = min(begin + i, end - 1);
+        source_of(pass / passes).start(min(place_of(pass), size - 8), reads[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < AT_A_TIME; ++i) {
+        const int pass = begin + i;
+        if (pass >= end) break;
+        const int m = pass / passes;
+        const int k = place_of(pass);
+        float x[8];
+        const float square = source_of(m).finish(min(k, size - 8), reads[i], x);
+        if (k < size) squares += square;
+        put_groups(x, m, k, size, rows);
+        if (k >= (passes - 1) * kPass) {
+          leave_squares(squares, m, rows);
+          squares = 0;
+        }
+      }
+    }
+  }
+
+  static __device__ void leave_squares(float squares, int m, const Rows& rows) {
     squares = lane_sum<32>(squares);
     if (threadIdx.x % 32 == 0) {
       rows.square[m * kStepWarps + threadIdx.x / 32] = squares;
     }
+  }
+
+  // Puts values k to k + 7 of row m into their places, where there are some;
+  // all lanes of a warp have neighbouring ones.
+  static __device__ void put_groups(
+      const float (&x)[8], int m, int k, int size, const Rows& rows) {
+    float sum = 0;
+    float most = 1e-30f;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum += x[j];
+      most = fmaxf(most, fabsf(x[j]));
+    }
+    sum = lane_sum<GROUP / 8>(sum);
+    most = lane_max<GROUP / 8>(most);
+    if (k >= size) return;
+    const int group = m * rows.num_groups + k / GROUP;
+    if (k % GROUP == 0) rows.groups[group] = {most / kLargest, sum};
+    unsigned char* to =
+        rows.x + (group * 2 * GROUP + k % GROUP / kRun * 2 * kRun + k % kRun) *
+                     kPartBytes;
+    put(x, kLargest / most, to, to + kRun * kPartBytes);
   }
 };
 

@@ -302,19 +302,23 @@ struct StepLinear {
     unsigned long long free[2];
   };
 
-  // Computes this block's tiles and leaves the parts for results().
-  template <int COUNT, class Ring>
+  // Computes this block's visits, each to a tile (gated: to two), and leaves
+  // the parts for results(). rows_of(visit) says what is multiplied. `partials`
+  // may be those of more rows.
+  template <int COUNT, class RowsOf, class Ring, class Parts>
   static __device__ void run(const StepOperation<T>& op,
-                             const Rows& rows,
+                             int num_visits,
+                             const RowsOf& rows_of,
                              Ring& ring,
                              RingPlace& place,
-                             Partials& partials,
+                             Parts& partials,
                              RingPlace& turn) {
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
-    const int visits = op.kind == kStepGated ? 2 : 1;
-    for (int v = Sources::first_visit(op); v < op.num_tiles; v += gridDim.x) {
-      for (int t = 0; t < visits; ++t) {
+    const int tiles = op.kind == kStepGated ? 2 : 1;
+    for (int v = Sources::first_visit(op); v < num_visits; v += gridDim.x) {
+      const Rows rows = rows_of(v);
+      for (int t = 0; t < tiles; ++t) {
         float total[kTiles][2] = {};
         for (int begin = 0; begin < rows.num_groups; begin += Stage::kGroups) {
           barrier_wait(&ring.full[place.index], place.parity);
@@ -340,29 +344,31 @@ struct StepLinear {
     }
   }
 
-  // The finishing warp's part: calls prepare(tile) before it waits for a tile
-  // and use(tile, m, value, up) for each row of x after that, in all lanes;
+  // The finishing warp's part: calls prepare(visit) before it waits for a tile
+  // and use(visit, m, value, up) for each row of x after that, in all lanes;
   // those of lane % 16 are of row lane % 16 of the tile. `up` is of gated
-  // products. Both are divided as the norm wants.
-  template <class Prepare, class Use>
+  // products. Both are divided as the norm wants: squares_of(visit) has what it
+  // needs of the rows, and is the same in all visits if they have several.
+  template <class Parts, class SquaresOf, class Prepare, class Use>
   static __device__ void results(const StepOperation<T>& op,
-                                 const float* squares,
-                                 Partials& partials,
+                                 int num_visits,
+                                 const SquaresOf& squares_of,
+                                 Parts& partials,
                                  RingPlace& turn,
                                  const Prepare& prepare,
                                  const Use& use) {
     float factors[M];
-    bool is_first = true;
+    const float* known = nullptr;  // whose factors they are
     const int row = threadIdx.x % 16;
     const int half = threadIdx.x % 32 / 16;
     const bool gated = op.kind == kStepGated;
-    for (int v = Sources::first_visit(op); v < op.num_tiles; v += gridDim.x) {
+    for (int v = Sources::first_visit(op); v < num_visits; v += gridDim.x) {
       prepare(v);
       barrier_wait(&partials.full[turn.index], turn.parity);
-      if (is_first) {
+      if (const float* squares = squares_of(v); squares != known) {
 #pragma unroll
         for (int m = 0; m < M; ++m) factors[m] = norm_factor(op, squares, m);
-        is_first = false;
+        known = squares;
       }
 #pragma unroll
       for (int m = 0; m < M; ++m) {

@@ -92,13 +92,24 @@ struct StepSources {
     return (blockIdx.x + gridDim.x - op.first_block) % gridDim.x;
   }
 
+  // Whether each row of x has its own weights, those of the experts that are
+  // chosen for it: all tiles of the first row come first.
+  static __device__ bool row_by_row(const StepOperation<T>& op) {
+    return EXPERTS && op.num_chosen > 0;
+  }
+  // How often blocks visit a tile, or gate's and up's, all together.
+  static __device__ int num_visits(const StepOperation<T>& op, int num_rows) {
+    return op.num_tiles * (row_by_row(op) ? num_rows : 1);
+  }
+
   // The loading warps' part of an operation. Each has some rows of a stage.
   template <class Ring, int COUNT>
   static __device__ void stream(const StepOperation<T>& op,
-                                const StepChoice& choice,
+                                int num_rows,
+                                const StepChoice* choices,
                                 Ring& ring,
                                 RingPlace& place) {
-    const int visits = op.kind == kStepGated ? 2 : 1;
+    const int tiles = op.kind == kStepGated ? 2 : 1;
     const int row_bytes = op.size / 8 * BITS;
     auto stream_tile = [&](auto& from) {
       for (int left = row_bytes; left > 0; left -= Stage::kRowBytes) {
@@ -109,12 +120,19 @@ struct StepSources {
         place.advance<COUNT>();
       }
     };
-    const bool chooses = EXPERTS && op.num_chosen > 0;
-    for (int v = first_visit(op); v < op.num_tiles; v += gridDim.x) {
-      for (int t = 0; t < visits; ++t) {
+    const bool chooses = row_by_row(op);
+    const int end = num_visits(op, num_rows);
+    int row_begin = 0;  // the visit that is a row's first
+    const StepChoice* row_choice = choices;
+    for (int v = first_visit(op); v < end; v += gridDim.x) {
+      for (; EXPERTS && v - row_begin >= op.num_tiles; ++row_choice) {
+        row_begin += op.num_tiles;
+      }
+      const StepChoice& choice = *row_choice;
+      for (int t = 0; t < tiles; ++t) {
         int first_row;
-        const auto& matrix = find(op, v * visits + t, first_row);
-        int num_rows = matrix.num_rows;
+        const auto& matrix = find(op, (v - row_begin) * tiles + t, first_row);
+        int last_row = matrix.num_rows;
         if constexpr (EXPERTS) {
           if (chooses && op.kind == kStepLinear) {
             ChosenColumns from{op, choice, first_row};
@@ -124,10 +142,10 @@ struct StepSources {
           if (chooses) {
             const int i = first_row / op.expert_size;
             first_row += (choice.experts[i] - i) * op.expert_size;
-            num_rows = first_row + 16;
+            last_row = first_row + 16;
           }
         }
-        Rows from(matrix, first_row, num_rows, row_bytes);
+        Rows from(matrix, first_row, last_row, row_bytes);
         stream_tile(from);
       }
     }
