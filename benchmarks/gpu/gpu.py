@@ -53,7 +53,8 @@ ROWS = (Row("8b", 128, 128, wanted=500), Row("8b", 512, 128, wanted=500),
         Row("8b", 4096, 16, wanted=25000, key="prompt_tps"),
         Row("8b-bf16", 128, 128, wanted=165),
         Row("8b-bf16", 128, 128, gpus=2), Row("8b", 128, 128, gpus=2),
-        Row("30b-a3b", 128, 128))
+        Row("8b-mxfp4", 128, 128), Row("8b-nvfp4", 128, 128),
+        Row("30b-a3b", 128, 128), Row("30b-a3b", 128, 128, 8))
 TOKENS = ",".join(str(7 * i % 900 + 3) for i in range(40))
 
 
@@ -74,10 +75,12 @@ def on_gpus(program, count):
 
 
 def mlx_lm(program, folder, row):
+    # Where MLX sees several GPUs, the mixture fails on one.
+    environment = {"CUDA_VISIBLE_DEVICES": "0"} if row.gpus == 1 else {}
     return json.loads(output(
         [*on_gpus(program, row.gpus), "benchmark", "--model", folder, "-p",
          row.prompt, "-g", row.generate, "-b", row.batch, "-n", 1, "--json"],
-        120))[row.key]
+        120, **environment))[row.key]
 
 
 def reference(folder, row):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-GROUP = 64
+GROUPS = {"affine": 64, "mxfp4": 32, "nvfp4": 16}
 
 
 @dataclass
@@ -21,16 +21,28 @@ class Shape:
     bits: int = 4  # 16: bfloat16
     experts: int = 0
     chosen: int = 0
+    mode: str = "affine"
+
+    def group(self):
+        return GROUPS[self.mode]
+
+    def bytes_of_group(self):
+        """Of a scale, and of a zero."""
+        return 4 if self.mode == "affine" else 1
 
 
 SHAPES = {
     "8b": Shape(32, 4096, 32, 8, 128, 14336, 128256),
     "8b-bf16": Shape(32, 4096, 32, 8, 128, 14336, 128256, bits=16),
+    "8b-mxfp4": Shape(32, 4096, 32, 8, 128, 14336, 128256, mode="mxfp4"),
+    "8b-nvfp4": Shape(32, 4096, 32, 8, 128, 14336, 128256, mode="nvfp4"),
     "30b-a3b": Shape(48, 2048, 32, 4, 128, 768, 151936, experts=128, chosen=8),
 }
 SMALL = {  # to try this program out, and to compare tokens
     "8b": Shape(2, 512, 16, 4, 64, 1024, 1000),
     "8b-bf16": Shape(2, 512, 16, 4, 64, 1024, 1000, bits=16),
+    "8b-mxfp4": Shape(2, 512, 16, 4, 64, 1024, 1000, mode="mxfp4"),
+    "8b-nvfp4": Shape(2, 512, 16, 4, 64, 1024, 1000, mode="nvfp4"),
     "30b-a3b": Shape(2, 512, 16, 4, 64, 512, 1000, experts=16, chosen=4),
 }
 
@@ -52,10 +64,11 @@ def config(shape):
                  "norm_topk_prob": True, "decoder_sparse_step": 1,
                  "mlp_only_layers": []}
     if shape.bits < 16:
-        made["quantization"] = {"group_size": GROUP, "bits": shape.bits}
+        made["quantization"] = {"group_size": shape.group(),
+                                "bits": shape.bits, "mode": shape.mode}
         for i in range(shape.layers if shape.experts else 0):
             made["quantization"][f"model.layers.{i}.mlp.gate"] = {
-                "group_size": GROUP, "bits": 8}
+                "group_size": shape.group(), "bits": 8}
     return made
 
 
@@ -78,19 +91,26 @@ def layer_matrices(shape):
         yield inner + name, (*stack, rows, columns), shape.bits
 
 
-def add_matrix(tensors, name, sizes, bits):
+def add_matrix(tensors, name, sizes, bits, mode="affine"):
     *rows, columns = sizes
     if bits == 16:
         weight = mx.random.normal(sizes) * (0.3 / columns**0.5)
         tensors[name + ".weight"] = weight.astype(mx.bfloat16)
         return
-    step = 0.3 / columns**0.5 * 8 / 2 ** (bits - 1)
     words = mx.random.randint(
         0, 2**31 - 1, (*rows, columns * bits // 32), dtype=mx.int32)
-    steps = mx.random.uniform(0.5, 1.5, (*rows, columns // GROUP)) * step
+    tensors[name + ".weight"] = words.view(mx.uint32)
+    groups = (*rows, columns // GROUPS[mode])
+    if mode != "affine":
+        # 2^-11 to 2^-9 as exponents, or 2^-9 and 2^-8 as floats of 8 bits.
+        low, high = (116, 119) if mode == "mxfp4" else (1, 3)
+        tensors[name + ".scales"] = mx.random.randint(
+            low, high, groups).astype(mx.uint8)
+        return
+    step = 0.3 / columns**0.5 * 8 / 2 ** (bits - 1)
+    steps = mx.random.uniform(0.5, 1.5, groups) * step
     steps = steps.astype(mx.bfloat16)
     middle = -(2**bits - 1) / 2
-    tensors[name + ".weight"] = words.view(mx.uint32)
     tensors[name + ".scales"] = steps
     tensors[name + ".biases"] = (steps * middle).astype(mx.bfloat16)
 
@@ -111,7 +131,8 @@ def write(folder, shape):
     ones = {size: mx.ones(size, mx.bfloat16) for size in (shape.size, shape.head)}
     tensors = {"model.norm.weight": ones[shape.size]}
     for name in ("model.embed_tokens", "lm_head"):
-        add_matrix(tensors, name, (shape.vocabulary, shape.size), shape.bits)
+        add_matrix(tensors, name, (shape.vocabulary, shape.size), shape.bits,
+                   shape.mode)
     mx.save_safetensors(str(folder / "model-head.safetensors"), tensors)
     for i in range(shape.layers):
         start = f"model.layers.{i}."
@@ -121,7 +142,7 @@ def write(folder, shape):
             for norm in ("q_norm", "k_norm"):
                 tensors[f"{start}self_attn.{norm}.weight"] = ones[shape.head]
         for name, sizes, bits in layer_matrices(shape):
-            add_matrix(tensors, start + name, sizes, bits)
+            add_matrix(tensors, start + name, sizes, bits, shape.mode)
         mx.save_safetensors(str(folder / f"model-{i:02}.safetensors"), tensors)
 
 
@@ -131,7 +152,9 @@ def bytes_of_token(shape):
         count = 1
         for size in sizes:
             count *= size
-        return count * (bits + (0 if bits == 16 else 32 / GROUP)) / 8
+        if bits == 16:
+            return count * 2
+        return count * (bits / 8 + shape.bytes_of_group() / shape.group())
     total = matrix((shape.vocabulary, shape.size), shape.bits)
     for name, sizes, bits in layer_matrices(shape):
         chosen = shape.chosen / shape.experts if "switch" in name else 1
