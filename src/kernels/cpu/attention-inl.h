@@ -106,7 +106,13 @@ struct BlockValues {
   int count;
   int size;  // of a row
   // The rows of which the next block's are asked for on the way, or null.
-  const RowBytes* ahead = nullptr;
+  const RowBytes* ahead;
+
+  BlockValues(const Values& rows,
+              int count,
+              int size,
+              const RowBytes* ahead = nullptr)
+      : rows(rows), count(count), size(size), ahead(ahead) {}
 };
 
 // kVectors vectors of the results of kRows rows, from dimension d on: out *
@@ -329,7 +335,7 @@ static void few_rows_block(const AttentionTask& t,
   const RowBytes bytes(t.v, first, t.value_size);
   auto add = [&](const auto& values) {
     add_values_of(
-        BlockValues{values, count, t.value_size, &bytes}, updates, num_updates);
+        BlockValues(values, count, t.value_size, &bytes), updates, num_updates);
   };
   if (!with_common_rows(t.v, first, add))
     add(opened_values(t, s, first, count));
@@ -358,7 +364,7 @@ static void many_rows_block(const AttentionTask& t,
     const int num_updates =
         weigh_block(t, row, rows, first, count, s.scores, updates);
     add_values_of(
-        BlockValues{values, count, t.value_size}, updates, num_updates);
+        BlockValues(values, count, t.value_size), updates, num_updates);
   }
 }
 
