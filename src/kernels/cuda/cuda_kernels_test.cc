@@ -152,11 +152,10 @@ TEST_F(CudaKernels, GatedProductsOfSmallFloats) {
                                    std::tuple{"mxfp8", 8, 32}}) {
     for (int columns : {32, 352, 18432 + 32}) {
       for (int rows : {1, 6}) {
-        auto matrix = [&](bool bias) {
-          return quantized(72, columns, bits, group, mx::bfloat16, bias, mode);
-        };
-        const Linear gate = matrix(false);
-        const Linear up = matrix(true);
+        const Linear gate =
+            quantized(72, columns, bits, group, mx::bfloat16, false, mode);
+        const Linear up =
+            quantized(72, columns, bits, group, mx::bfloat16, true, mode);
         auto x = random({1, rows, columns}, mx::bfloat16, 0.1f);
         auto got =
             cuda_.norm_gated_mlp(x, nullptr, &gate, up, Activation::silu);
