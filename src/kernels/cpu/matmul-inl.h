@@ -110,8 +110,9 @@ struct ElementScales {
 template <int kTile>
 static inline __attribute__((always_inline)) void add_products(
     Floats w, const float* x, Floats (&sum)[kTile]) {
-  unroll<kTile>(
-      [&]<int m>() { sum[m] = multiply_add(w, splat(x[m]), sum[m]); });
+  unroll<kTile>([&]<int m>() __attribute__((always_inline)) {
+    sum[m] = multiply_add(w, splat(x[m]), sum[m]);
+  });
 }
 
 template <ElementFormat kFormat, int kPanels, int kTile>
@@ -120,24 +121,30 @@ static inline __attribute__((always_inline)) void matmul_part(
     const float* tile,
     int panel,
     int part,
-    Floats (&sum)[kPanels][kTile]) {
+    Floats (&result)[kPanels][kTile]) {
   using E = Element<kFormat>;
+  // Its own, or compilers keep it in memory, for others have the result's
+  // address.
+  Floats sum[kPanels][kTile] = {};
   // What short panels side by side have ahead are the panels after them.
   const std::size_t together = kPanels * w.panel_bytes;
   const bool are_short = together > kAheadBytes && together < 4 * kAheadBytes;
   const std::size_t ahead = are_short ? together : kAheadBytes;
   const std::byte* p[kPanels];
-  unroll<kPanels>(
-      [&]<int i>() { p[i] = w.data + (panel + i) * w.panel_bytes; });
+  unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
+    p[i] = w.data + (panel + i) * w.panel_bytes;
+  });
   if constexpr (is_integer(kFormat)) {
     const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
     const int words_per_group = w.group_size / E::kPerWord;
     const std::byte* scales_at = p[0] + part * kLanes * scale_bytes;
-    unroll<kPanels>([&]<int i>() { p[i] += w.scale_bytes(); });
+    unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
+      p[i] += w.scale_bytes();
+    });
     for (int c = 0; c < w.num_columns; c += w.group_size) {
       Floats scale[kPanels];
       Floats zero[kPanels];
-      unroll<kPanels>([&]<int i>() {
+      unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
         const ElementScales scales(w, scales_at + i * w.panel_bytes);
         if (kPanels > 1) prefetch(scales_at + i * w.panel_bytes + ahead);
         scale[i] = scales.scale;
@@ -146,13 +153,13 @@ static inline __attribute__((always_inline)) void matmul_part(
       scales_at += w.group_scale_bytes();
       for (int j = 0; j < words_per_group; ++j) {
         Words words[kPanels];
-        unroll<kPanels>([&]<int i>() {
+        unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
           words[i] = load_words(p[i] + part * kLanes * 4);
           if (kPanels > 1) prefetch(p[i] + ahead);
           p[i] += kPanelRows * 4;
         });
-        unroll<E::kPerWord>([&]<int e>() {
-          unroll<kPanels>([&]<int i>() {
+        unroll<E::kPerWord>([&]<int e>() __attribute__((always_inline)) {
+          unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
             const Floats value =
                 multiply_add(E::template get<e>(words[i]), scale[i], zero[i]);
             add_products<kTile>(value, tile + e * kTile, sum[i]);
@@ -163,7 +170,7 @@ static inline __attribute__((always_inline)) void matmul_part(
     }
   } else {
     for (int c = 0; c < w.num_columns; ++c) {
-      unroll<kPanels>([&]<int i>() {
+      unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
         if (kPanels > 1) prefetch(p[i] + ahead);
         add_products<kTile>(
             E::get(p[i] + part * kLanes * E::kBytes), tile, sum[i]);
@@ -172,6 +179,11 @@ static inline __attribute__((always_inline)) void matmul_part(
       tile += kTile;
     }
   }
+  unroll<kPanels>([&]<int i>() __attribute__((always_inline)) {
+    unroll<kTile>([&]<int m>() __attribute__((always_inline)) {
+      result[i][m] = sum[i][m];
+    });
+  });
 }
 
 // The rows of y that there are, from the sums of one part of a panel.
@@ -203,7 +215,7 @@ static void matmul_tile(const PanelMatrix& w,
   auto run = [&]<int kCount>() {
     for (; panel + kCount <= end; panel += kCount) {
       for (int part = 0; part < kParts; ++part) {
-        Floats sums[kCount][kTile] = {};
+        Floats sums[kCount][kTile];
         matmul_part<kFormat>(w, tile, panel, part, sums);
         unroll<kCount>([&]<int i>() {
           store_part(w, sums[i], num_x_rows, panel + i, part, y, y_stride);
