@@ -205,29 +205,16 @@ static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
     }
     return;
   }
-  constexpr int kAtOnce = kLanes < kQueryTile ? kLanes : kQueryTile;
   float* tile = s.queries;
-  for (int row = 0; row < num_rows; row += kQueryTile) {
-    const float* q[kQueryTile];
-    for (int i = 0; i < kQueryTile; ++i) {
-      q[i] = row + i < num_rows ? query(row + i) : nullptr;
-    }
-    for_each_vector(t.head_size, [&](int d, int size) {
-      for (int i = 0; i < kQueryTile; i += kAtOnce) {
-        Floats rows[kLanes] = {};
-        for (int j = 0; j < kAtOnce; ++j) {
-          if (q[i + j] != nullptr) {
-            rows[j] = load_some(q[i + j] + d, size) * t.scale;
-          }
-        }
-        transpose(rows);
-        for (int k = 0; k < size; ++k) {
-          std::memcpy(tile + (d + k) * kQueryTile + i,
-                      &rows[k],
-                      kAtOnce * sizeof(float));
-        }
-      }
-    });
+  for (int first = 0; first < num_rows; first += kQueryTile) {
+    interleave_rows(
+        [&](int i) {
+          return first + i < num_rows ? query(first + i) : nullptr;
+        },
+        kQueryTile,
+        t.head_size,
+        t.scale,
+        tile);
     tile += t.head_size * kQueryTile;
   }
 }

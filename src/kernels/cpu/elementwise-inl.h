@@ -44,6 +44,45 @@ static inline void store_some(Floats v, float* p, int count) {
   count == kLanes ? store(v, p) : store_rest(v, p, count);
 }
 
+// Rows side by side: out[c * width + i] = row(i)[c] * factor, or 0 where row(i)
+// is null. `width` is 1, 2, or made of vectors and half ones.
+template <class Row>
+static void interleave_rows(
+    const Row& row, int width, int size, float factor, float* out) {
+  constexpr int kHalf = kLanes / 2;
+  if (width < kHalf) {
+    for (int i = 0; i < width; ++i) {
+      const float* from = row(i);
+      for (int c = 0; c < size; ++c) {
+        out[c * width + i] = from != nullptr ? from[c] * factor : 0.0f;
+      }
+    }
+    return;
+  }
+  for (int i = 0; i < width; i += kLanes) {
+    const int count = width - i < kLanes ? kHalf : kLanes;
+    const float* from[kLanes];
+    for (int j = 0; j < count; ++j) from[j] = row(i + j);
+    for_each_vector(size, [&](int c, int columns) {
+      Floats rows[kLanes] = {};
+      for (int j = 0; j < count; ++j) {
+        if (from[j] != nullptr) {
+          rows[j] = load_some(from[j] + c, columns) * factor;
+        }
+      }
+      transpose(rows);
+      for (int k = 0; k < columns; ++k) {
+        float* to = out + (c + k) * width + i;
+        if (count == kLanes) {
+          store(rows[k], to);
+        } else {
+          std::memcpy(to, &rows[k], kHalf * sizeof(float));
+        }
+      }
+    });
+  }
+}
+
 static void to_half(const float* x, int size, std::uint16_t* y) {
   for_each_vector(size, [&](int i, int count) {
     if (count == kLanes) return store_f16(load(x + i), y + i);

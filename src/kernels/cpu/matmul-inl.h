@@ -7,7 +7,7 @@
 // * 2^b and Z = zero - S.
 #pragma once
 
-#include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/elementwise-inl.h"
 
 namespace mlxlm::kernels::cpu {
 namespace MLXLM_ISA {
@@ -290,19 +290,12 @@ static void pack_tile(const float* x,
                       int num_rows,
                       int num_columns,
                       float* tile) {
-  const int width = tile_rows(num_rows);
-  for (int m = 0; m < width; ++m) {
-    if (m < num_rows) {
-      const float* row = x + m * x_stride;
-      for (int c = 0; c < num_columns; ++c) {
-        tile[static_cast<std::size_t>(c) * width + m] = row[c];
-      }
-    } else {
-      for (int c = 0; c < num_columns; ++c) {
-        tile[static_cast<std::size_t>(c) * width + m] = 0.0f;
-      }
-    }
-  }
+  interleave_rows(
+      [&](int m) { return m < num_rows ? x + m * x_stride : nullptr; },
+      tile_rows(num_rows),
+      num_columns,
+      1.0f,
+      tile);
 }
 
 }  // namespace MLXLM_ISA
