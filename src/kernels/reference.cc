@@ -160,6 +160,22 @@ mx::array linear(const mx::array& x, const Linear& linear) {
 
 }  // namespace reference
 
+mx::array dequantized_weight(const Linear& linear) {
+  if (!linear.quantized()) return mx::astype(linear.weight, mx::float32);
+  const bool affine = linear.zeros.has_value();
+  auto zeros = linear.zeros;
+  if (affine) zeros = mx::astype(*zeros, mx::float32);
+  return mx::dequantize(
+      linear.weight,
+      affine ? mx::astype(*linear.scales, mx::float32) : *linear.scales,
+      zeros,
+      linear.group_size,
+      linear.bits,
+      linear.mode,
+      linear.global_scale,
+      mx::float32);
+}
+
 mx::array activate(const mx::array& x, Activation activation) {
   auto constant = [&](double value) {
     return mx::array(static_cast<float>(value), x.dtype());

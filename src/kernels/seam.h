@@ -365,6 +365,9 @@ mx::array finish_layer(const Table& table,
                        const mx::array& x,
                        const LayerEnd& end);
 
+// The weight [N, K] (or [E, N, K]) in float32.
+mx::array dequantized_weight(const Linear& linear);
+
 // The function in plain MLX.
 mx::array activate(const mx::array& x, Activation activation);
 

@@ -110,7 +110,7 @@ void split_kv_b(Checkpoint& checkpoint,
       quantization->group_size = linear.group_size = fitting.group_size;
       quantization->bits = linear.bits = fitting.bits;
     }
-    weight = nn::dequantized_weight(linear);
+    weight = kernels::dequantized_weight(linear);
   }
   if (weight.shape() != whole) return;
   for (const char* tensor : {".weight", ".scales", ".biases"}) {

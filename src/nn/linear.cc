@@ -98,7 +98,7 @@ kernels::Linear times(const kernels::Linear& linear, const mx::array& factor) {
   } else {
     // Other formats keep their scales as exponents.
     if (linear.quantized()) {
-      scaled = kernels::Linear{.weight = dequantized_weight(linear),
+      scaled = kernels::Linear{.weight = kernels::dequantized_weight(linear),
                                .bias = linear.bias,
                                .low_rank = linear.low_rank};
     }
@@ -132,22 +132,6 @@ mx::array stack_product(const mx::array& x,
   return mx::matmul(x, transposed ? mx::swapaxes(weight, -1, -2) : weight);
 }
 
-mx::array dequantized_weight(const kernels::Linear& linear) {
-  if (!linear.quantized()) return mx::astype(linear.weight, mx::float32);
-  const bool affine = linear.zeros.has_value();
-  auto zeros = linear.zeros;
-  if (affine) zeros = mx::astype(*zeros, mx::float32);
-  return mx::dequantize(
-      linear.weight,
-      affine ? mx::astype(*linear.scales, mx::float32) : *linear.scales,
-      zeros,
-      linear.group_size,
-      linear.bits,
-      linear.mode,
-      linear.global_scale,
-      mx::float32);
-}
-
 mx::array embed(const kernels::Linear& table,
                 const mx::array& tokens,
                 mx::Dtype dtype) {
@@ -164,8 +148,9 @@ mx::array embed(const kernels::Linear& table,
   rows.weight = take_rows(table.weight, tokens);
   if (table.scales) rows.scales = take_rows(*table.scales, tokens);
   if (table.zeros) rows.zeros = take_rows(*table.zeros, tokens);
-  auto y = table.quantized() || table.low_rank ? dequantized_weight(rows)
-                                               : rows.weight;
+  auto y = table.quantized() || table.low_rank
+               ? kernels::dequantized_weight(rows)
+               : rows.weight;
   if (const auto* low_rank = table.low_rank.get()) {
     auto z = mx::matmul(take_rows(mx::transpose(low_rank->b), tokens),
                         mx::transpose(low_rank->a));
@@ -191,7 +176,7 @@ mx::array dora_row_scale(const kernels::Linear& linear,
       mx::transpose(mx::matmul(mx::astype(low_rank.a, mx::float32),
                                mx::astype(low_rank.b, mx::float32))),
       mx::array(low_rank.scale));
-  auto adapted = mx::add(dequantized_weight(linear), delta);
+  auto adapted = mx::add(kernels::dequantized_weight(linear), delta);
   auto lengths = mx::sqrt(mx::sum(mx::square(adapted), -1));
   return mx::divide(mx::astype(magnitude, mx::float32), lengths);
 }

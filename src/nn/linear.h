@@ -34,9 +34,6 @@ mx::array stack_product(const mx::array& x,
                         const kernels::Linear& stack,
                         bool transposed);
 
-// The weight [N, K] (or [E, N, K]) in float32.
-mx::array dequantized_weight(const kernels::Linear& linear);
-
 // Rows of a layer used as a table: tokens [B, L] -> [B, L, K].
 mx::array embed(const kernels::Linear& table,
                 const mx::array& tokens,

@@ -64,7 +64,7 @@ TEST(Linear, EmbeddingsAreRowsWhateverTheFormat) {
   for (int bits : {2, 3, 4, 5, 6, 8}) {
     auto packed = quantized(table, bits);
     EXPECT_TRUE(same(embed(packed, tokens, mx::float32),
-                     mx::take(dequantized_weight(packed), tokens, 0)));
+                     mx::take(kernels::dequantized_weight(packed), tokens, 0)));
   }
   kernels::Linear adapted{.weight = table};
   adapted.low_rank = std::make_shared<kernels::LowRank>(kernels::LowRank{
@@ -161,8 +161,9 @@ TEST(Linear, TimesAFactorInEveryFormat) {
                              .group_size = 32,
                              .bits = 4,
                              .mode = "mxfp4"}}) {
-    EXPECT_TRUE(same(dequantized_weight(times(linear, factor)),
-                     mx::multiply(dequantized_weight(linear), factor)));
+    EXPECT_TRUE(
+        same(kernels::dequantized_weight(times(linear, factor)),
+             mx::multiply(kernels::dequantized_weight(linear), factor)));
   }
 }
 

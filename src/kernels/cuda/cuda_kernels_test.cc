@@ -1,7 +1,6 @@
 // NVIDIA's kernels against the reference in float32, over shapes that don't fit
 // tiles and batches.
 #include <cmath>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -50,16 +49,7 @@ Linear quantized(int rows,
 // The same matrix, not quantized: MLX compiles its quantized products for most
 // of a minute.
 Linear wide(const Linear& linear) {
-  const bool affine = linear.zeros.has_value();
-  Linear result{
-      mx::dequantize(linear.weight,
-                     affine ? wide(*linear.scales) : *linear.scales,
-                     affine ? std::optional(wide(*linear.zeros)) : std::nullopt,
-                     linear.group_size,
-                     linear.bits,
-                     linear.mode,
-                     std::nullopt,
-                     mx::float32)};
+  Linear result{dequantized_weight(linear)};
   if (linear.bias) result.bias = wide(*linear.bias);
   return result;
 }

@@ -78,24 +78,6 @@ bool suits_experts(const StepLayer& layer,
          width % 16 == 0 && expert_size % unit == 0;
 }
 
-// [E, D] in float32.
-mx::array numbers_of(const Linear& router) {
-  const auto wide = [](const mx::array& x) {
-    return mx::astype(x, mx::float32);
-  };
-  if (!router.quantized()) return wide(router.weight);
-  const bool affine = router.mode == "affine";
-  return mx::dequantize(
-      router.weight,
-      affine ? wide(*router.scales) : *router.scales,
-      affine ? std::optional(wide(*router.zeros)) : std::nullopt,
-      router.group_size,
-      router.bits,
-      router.mode,
-      std::nullopt,
-      mx::float32);
-}
-
 // How many outputs a matrix has in an operation: gated products of experts have
 // those of all chosen ones.
 int rows_of(const OperationRecord& record, const Linear& linear) {
@@ -329,7 +311,7 @@ OperationRecord StepProgram::add_router(const StepLayer& layer) {
   point(at, offsetof(OperationRecord, norm), *layer.mlp_norm->weight, dtype_);
   point(at,
         offsetof(OperationRecord, matrices) + offsetof(MatrixRecord, words),
-        numbers_of(*experts.router),
+        dequantized_weight(*experts.router),
         mx::float32);
   return chosen;
 }
