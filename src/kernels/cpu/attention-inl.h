@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/cpu/attention_scores-inl.h"
 
@@ -207,14 +205,14 @@ static void load_queries(const AttentionTask& t, const AttentionScratch& s) {
   }
   float* tile = s.queries;
   for (int first = 0; first < num_rows; first += kQueryTile) {
+    const int left = num_rows - first;
+    const int count = left < kQueryTile ? left : kQueryTile;
+    const float* q[kQueryTile];
+    for (int i = 0; i < count; ++i) q[i] = query(first + i);
     interleave_rows(
-        [&](int i) {
-          return first + i < num_rows ? query(first + i) : nullptr;
-        },
-        kQueryTile,
-        t.head_size,
-        t.scale,
-        tile);
+        count, kQueryTile, t.head_size, tile, [&](int i, int d, int size) {
+          return load_some(q[i] + d, size) * t.scale;
+        });
     tile += t.head_size * kQueryTile;
   }
 }

@@ -128,14 +128,13 @@ static void transpose_keys(const Keys& all,
                            int head_size,
                            float* keys) {
   for (int j = 0; j < count; j += kLanes, keys += head_size * kLanes) {
-    for_each_vector(head_size, [&](int d, int size) {
-      Floats rows[kLanes] = {};
-      for (int i = 0; i < kLanes && j + i < count; ++i) {
-        rows[i] = load_at(all[j + i], d, size);
-      }
-      transpose(rows);
-      for (int i = 0; i < size; ++i) store(rows[i], keys + (d + i) * kLanes);
-    });
+    const int left = count - j;
+    interleave_rows(
+        left < kLanes ? left : kLanes,
+        kLanes,
+        head_size,
+        keys,
+        [&](int i, int d, int size) { return load_at(all[j + i], d, size); });
   }
 }
 

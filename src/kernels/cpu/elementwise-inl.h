@@ -44,39 +44,37 @@ static inline void store_some(Floats v, float* p, int count) {
   count == kLanes ? store(v, p) : store_rest(v, p, count);
 }
 
-// Rows side by side: out[c * width + i] = row(i)[c] * factor, or 0 where row(i)
-// is null. `width` is 1, 2, or made of vectors and half ones.
-template <class Row>
-static void interleave_rows(
-    const Row& row, int width, int size, float factor, float* out) {
+// Rows side by side: out[c * width + i] = row i's element c, for the rows
+// [0, num_rows), and 0 for the others. load(i, c, count): a vector of them from
+// c on, a multiple of kLanes. `width` is 1, 2, or made of vectors and half
+// ones.
+template <class Load>
+static inline __attribute__((always_inline)) void interleave_rows(
+    int num_rows, int width, int size, float* out, const Load& load) {
   constexpr int kHalf = kLanes / 2;
   if (width < kHalf) {
     for (int i = 0; i < width; ++i) {
-      const float* from = row(i);
-      for (int c = 0; c < size; ++c) {
-        out[c * width + i] = from != nullptr ? from[c] * factor : 0.0f;
-      }
+      for_each_vector(size, [&](int c, int columns) {
+        const Floats v = i < num_rows ? load(i, c, columns) : Floats{};
+        for (int k = 0; k < columns; ++k) out[(c + k) * width + i] = v[k];
+      });
     }
     return;
   }
   for (int i = 0; i < width; i += kLanes) {
-    const int count = width - i < kLanes ? kHalf : kLanes;
-    const float* from[kLanes];
-    for (int j = 0; j < count; ++j) from[j] = row(i + j);
+    const int left = num_rows - i;
+    const int count = left < kLanes ? left : kLanes;
+    const bool is_half = width - i < kLanes;
     for_each_vector(size, [&](int c, int columns) {
       Floats rows[kLanes] = {};
-      for (int j = 0; j < count; ++j) {
-        if (from[j] != nullptr) {
-          rows[j] = load_some(from[j] + c, columns) * factor;
-        }
-      }
+      for (int j = 0; j < count; ++j) rows[j] = load(i + j, c, columns);
       transpose(rows);
       for (int k = 0; k < columns; ++k) {
         float* to = out + (c + k) * width + i;
-        if (count == kLanes) {
-          store(rows[k], to);
-        } else {
+        if (is_half) {
           std::memcpy(to, &rows[k], kHalf * sizeof(float));
+        } else {
+          store(rows[k], to);
         }
       }
     });

@@ -290,12 +290,13 @@ static void pack_tile(const float* x,
                       int num_rows,
                       int num_columns,
                       float* tile) {
-  interleave_rows(
-      [&](int m) { return m < num_rows ? x + m * x_stride : nullptr; },
-      tile_rows(num_rows),
-      num_columns,
-      1.0f,
-      tile);
+  interleave_rows(num_rows,
+                  tile_rows(num_rows),
+                  num_columns,
+                  tile,
+                  [&](int m, int c, int count) {
+                    return load_some(x + m * x_stride + c, count);
+                  });
 }
 
 }  // namespace MLXLM_ISA
