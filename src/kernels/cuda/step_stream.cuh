@@ -88,12 +88,18 @@ struct GridBarrier {
     return now;
   }
 
-  __device__ void wait() {
+  __device__ void arrive() {
     target += gridDim.x;
     asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(count)
                  : "memory");
+  }
+  __device__ void wait_for_all() const {
     while (now() < target) {
     }
+  }
+  __device__ void wait() {
+    arrive();
+    wait_for_all();
   }
 };
 

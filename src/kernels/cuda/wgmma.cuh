@@ -7,13 +7,14 @@
 namespace mlxlm {
 
 // Where b lies: blocks of 8 rows of x by 16 bytes in one piece each, the two of
-// a row side by side, then those of the next 8 rows.
-__device__ inline unsigned long long wgmma_matrix(const void* shared) {
-  constexpr unsigned long long kNextColumns = 128 / 16;
-  constexpr unsigned long long kNextRows = 256 / 16;
-  return (shared_address(shared) & 0x3ffff) >> 4 | kNextColumns << 16 |
-         kNextRows << 32;
+// a row side by side, then those of the next 8 rows. This is the low half of a
+// descriptor, which counts in units of 16 bytes; the high half is the same for
+// all.
+__device__ inline u32 wgmma_matrix(const void* shared) {
+  constexpr u32 kNextColumns = 128 / 16;
+  return (shared_address(shared) & 0x3ffff) >> 4 | kNextColumns << 16;
 }
+constexpr u32 kWgmmaNextRows = 256 / 16;
 
 // Before products that read registers written since.
 __device__ inline void wgmma_fence() {
@@ -53,26 +54,31 @@ struct Wgmma;
   "%28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
   "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define MLXLM_WGMMA(T, TYPE, N, SIZE, A, B)                               \
+#define MLXLM_WGMMA(T, TYPE, N, SIZE, A, B, HIGH)                         \
   template <>                                                             \
   struct Wgmma<T, N> {                                                    \
-    static __device__ void run(float* d,                                  \
-                               const u32 (&a)[4],                         \
-                               unsigned long long b) {                    \
+    static __device__ void run(float* d, const u32 (&a)[4], u32 b) {      \
       asm volatile(                                                       \
-          "{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\n"                  \
+          "{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n"    \
+          "mov.b64 b, {" B ", " HIGH                                      \
+          "};\n"                                                          \
           "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE \
-          " {" MLXLM_D##SIZE "}, {" A "}, " B ", add, 1, 1, 0;\n}"        \
+          " {" MLXLM_D##SIZE "}, {" A "}, b, add, 1, 1, 0;\n}"            \
           : MLXLM_F##SIZE(0)                                              \
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));          \
+          : "r"(a[0]),                                                    \
+            "r"(a[1]),                                                    \
+            "r"(a[2]),                                                    \
+            "r"(a[3]),                                                    \
+            "r"(b),                                                       \
+            "r"(kWgmmaNextRows));                                         \
     }                                                                     \
   }
-#define MLXLM_WGMMAS(T, TYPE)                                \
-  MLXLM_WGMMA(T, TYPE, 8, 4, "%4, %5, %6, %7", "%8");        \
-  MLXLM_WGMMA(T, TYPE, 16, 8, "%8, %9, %10, %11", "%12");    \
-  MLXLM_WGMMA(T, TYPE, 32, 16, "%16, %17, %18, %19", "%20"); \
-  MLXLM_WGMMA(T, TYPE, 64, 32, "%32, %33, %34, %35", "%36"); \
-  MLXLM_WGMMA(T, TYPE, 128, 64, "%64, %65, %66, %67", "%68")
+#define MLXLM_WGMMAS(T, TYPE)                                       \
+  MLXLM_WGMMA(T, TYPE, 8, 4, "%4, %5, %6, %7", "%8", "%9");         \
+  MLXLM_WGMMA(T, TYPE, 16, 8, "%8, %9, %10, %11", "%12", "%13");    \
+  MLXLM_WGMMA(T, TYPE, 32, 16, "%16, %17, %18, %19", "%20", "%21"); \
+  MLXLM_WGMMA(T, TYPE, 64, 32, "%32, %33, %34, %35", "%36", "%37"); \
+  MLXLM_WGMMA(T, TYPE, 128, 64, "%64, %65, %66, %67", "%68", "%69")
 
 MLXLM_WGMMAS(BFloat16, "bf16");
 MLXLM_WGMMAS(Half, "f16");

@@ -373,11 +373,11 @@ struct WideMatmul {
           if (i > 0 || !is_first) free_slab(shared, slot);
           chunk.expand(i % kSlabsOfChunk, a);
           barrier_wait(&shared.full[slot], parity);
-          const T* x = shared.x[slot];
+          const u32 x = wgmma_matrix(shared.x[slot]);
           wgmma_fence();
 #pragma unroll
           for (int s = 0; s < 4; ++s) {
-            Wgmma<T, N>::run(sums, a[s], wgmma_matrix(x + s * 16 * N));
+            Wgmma<T, N>::run(sums, a[s], x + s * 16 * N * 2 / 16);
           }
           wgmma_commit();
           if (++slot == kSlabs) slot = 0, parity ^= 1;

@@ -163,8 +163,10 @@ WideStep::WideStep(const StepSpec& spec,
 // Of WideStep::Shared.
 int WideStep::shared_bytes(int row_tile) const {
   const WideRings rings(bits_, row_tile);
+  // Of x, WideStep::kSlabs of kSlabParts each.
+  const int slabs = row_tile > 64 ? 4 : row_tile > 16 ? 8 : 16;
   const int queries = num_heads_ / num_kv_heads_;
-  const int x = std::max(rings.slabs * kSlab * row_tile * 2,
+  const int x = std::max(slabs * kSlab * row_tile * 2,
                          kTeams * kTeamWarps * queries * head_size_ * 4);
   const int stage =
       kOutputs * kStage / 8 * bits_ + kOutputs * 2 * (kStage / group_size_ * 2);
@@ -172,7 +174,7 @@ int WideStep::shared_bytes(int row_tile) const {
                         kTeamWarps * (head_size_ + 2 * queries) * 4 + 16;
   const int records = kRecords * static_cast<int>(sizeof(OperationRecord));
   const int results = row_tile * 4 + kBlockThreads / 32 * 8 * 4;
-  const int barriers = rings.slabs * 2 * 8 + 32;
+  const int barriers = slabs * 2 * 8 + 32;
   return (x + rings.stages * stage + kTeams * attention + records + results +
           barriers + 127) /
          128 * 128;
@@ -205,7 +207,7 @@ Launch WideStep::call(int num_rows) const {
                            "answers",
                            "angles"},
           .output_shapes = {{1, num_rows, vocabulary_},
-                            {num_rows},
+                            {kPositionCopies, num_rows},
                             {row_tile, size_},
                             {size_ / kOutputs, row_tile},
                             {row_tile, size_},

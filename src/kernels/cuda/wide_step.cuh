@@ -29,8 +29,8 @@ struct WideStep {
   using Arguments = WideStepArguments<T>;
   static constexpr int kStages = Matmul::kStages;
   // Of x: so many parts of a stage (of 64 columns) come together.
-  static constexpr int kSlabParts = N > 16 ? 1 : kWideStage / kWideSlab;
-  static constexpr int kSlabs = Matmul::kSlabs / kSlabParts;
+  static constexpr int kSlabParts = N > 64 ? 1 : kWideStage / kWideSlab;
+  static constexpr int kSlabs = N > 16 && N <= 64 ? 2 : 4;
   static constexpr int kSlab = kSlabParts * kWideSlab * N;
   static constexpr int kTeams = kWideThreads / kStepThreads;
   static constexpr int kParts = kStepWarps * QUERIES * D;  // of a team
@@ -139,9 +139,11 @@ struct WideStep {
   // Where the products are in the rings.
   struct Place {
     int stage = 0;
-    int slab = 0;
-    u32 parity = 0;
-    int free = 0;  // the first slab that isn't
+    u32 slabs = 0;  // that are done with, of all rounds
+    __device__ u32 slab() const { return slabs % kSlabs; }
+    __device__ void wait(Shared& shared) const {
+      barrier_wait(&shared.full[slab()], slabs / kSlabs % 2);
+    }
   };
 
   static __device__ void run(const Arguments& a) {
@@ -219,18 +221,18 @@ struct WideStep {
     return u;
   }
 
-  // All computing threads of all blocks; others than the one that waits do
-  // `meanwhile`.
+  // All computing threads of all blocks, which do `meanwhile` before they wait.
   template <class Work>
   static __device__ void grid_sync(Shared& shared, const Work& meanwhile) {
     asm volatile("fence.proxy.async;" ::: "memory");
     wide_sync();
-    if (threadIdx.x == 0) shared.barrier.wait();
-    if (threadIdx.x >= 32) meanwhile(threadIdx.x - 32);
+    if (threadIdx.x == 0) shared.barrier.arrive();
+    meanwhile();
+    if (threadIdx.x == 0) shared.barrier.wait_for_all();
     wide_sync();
   }
   static __device__ void grid_sync(Shared& shared) {
-    grid_sync(shared, [](int) {});
+    grid_sync(shared, [] {});
   }
 
   static __device__ void compute(const Arguments& a, Shared& shared) {
@@ -260,8 +262,9 @@ struct WideStep {
       }
       if (op.output == kOutputHeads) attend(a, op, shared);
       if (i + 1 == a.num_operations) break;
-      grid_sync(shared, [&](int thread) {
+      grid_sync(shared, [&] {
         // The record that the stream may go on to.
+        const int thread = threadIdx.x;
         if (limit == a.num_operations || thread >= kWords) return;
         reinterpret_cast<uint4*>(&shared.records[limit % kRecords])[thread] =
             records[static_cast<size_t>(limit) * kWords + thread];
@@ -280,6 +283,7 @@ struct WideStep {
     }
     Results::each_unit(a, op.size / Results::kOutputs, [&](int tile, int j) {
       Results::embed(a, op, tile, j, shared.results);
+      wide_sync();
     });
   }
 
@@ -303,10 +307,27 @@ struct WideStep {
       }
     }
     if (op.num_slots == 0) return;
-    grid_sync(shared);
-    Results::each_unit(a, op.num_tiles, [&](int tile, int j) {
-      Results::join_and_use(a, op, tile, j, shared.results);
+    join(a, op, shared);
+  }
+
+  // Adds up what blocks left of a product.
+  static __device__ void join(const Arguments& a,
+                              const Operation& op,
+                              Shared& shared) {
+    const int eights = (a.num_rows + 7) / 8;
+    const int units = op.num_tiles * eights;
+    int unit = blockIdx.x;
+    typename Results::Joined joined;
+    grid_sync(shared, [&] {
+      if (unit < units) joined.begin(a, op, unit / eights, unit % eights);
     });
+    while (unit < units) {
+      joined.finish(a, op, shared.results);
+      unit += gridDim.x;
+      if (unit >= units) break;
+      joined.begin(a, op, unit / eights, unit % eights);
+      wide_sync();
+    }
   }
 
   // The products of a part of a tile.
@@ -318,7 +339,7 @@ struct WideStep {
                                   float (&sums)[Matmul::kSums]) {
     u32 a[4][4];
     typename Matmul::Chunk chunk;
-    const auto x = wgmma_matrix(shared.x);
+    u32 x;
 #pragma unroll
     for (int i = 0; i < Matmul::kSums; ++i) sums[i] = 0;
     for (int at = walk.stage; at < walk.end; ++at) {
@@ -338,20 +359,17 @@ struct WideStep {
         }
         chunk.expand(i % kPartsOfChunk, a);
         if (i % kSlabParts == 0) {
-          barrier_wait(&shared.full[place.slab], place.parity);
+          place.wait(shared);
+          x = wgmma_matrix(shared.x[place.slab()]);
         }
-        const auto from =
-            x +
-            (place.slab * kSlab * 2 + i % kSlabParts * kWideSlab * N * 2) / 16;
         wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
-          Wgmma<T, N>::run(sums, a[s], from + s * 16 * N * 2 / 16);
+          constexpr int kStep = 16 * N * 2 / 16;
+          Wgmma<T, N>::run(sums, a[s], x + (i % kSlabParts * 4 + s) * kStep);
         }
         wgmma_commit();
-        if ((i + 1) % kSlabParts == 0 && ++place.slab == kSlabs) {
-          place.slab = 0, place.parity ^= 1;
-        }
+        if ((i + 1) % kSlabParts == 0) ++place.slabs;
       }
       --stream.outstanding;
     }
@@ -363,10 +381,11 @@ struct WideStep {
     free_slab(shared, place);
   }
 
-  // Says that this warpgroup has multiplied with the next slab.
-  static __device__ void free_slab(Shared& shared, Place& place) {
-    if (threadIdx.x % 128 == 0) barrier_arrive(&shared.free[place.free]);
-    if (++place.free == kSlabs) place.free = 0;
+  // Says that this warpgroup has multiplied with the slab before this place.
+  static __device__ void free_slab(Shared& shared, const Place& place) {
+    if (threadIdx.x % 128 == 0) {
+      barrier_arrive(&shared.free[(place.slabs - 1) % kSlabs]);
+    }
   }
 
   // Into how many shares each row's keys are split.

@@ -100,55 +100,73 @@ struct WideStepResults {
     }
   }
 
-  // Adds up the parts of a tile's eight rows j.
-  static __device__ void join(const Arguments& a,
-                              const Operation& op,
-                              int tile,
-                              int j,
-                              float (&sums)[4]) {
-    const u32 stages = op.size / kWideStage;
-    const u32 units = op.num_tiles * stages;
-    const u32 begin = tile * stages;
-    auto block_of = [&](u32 unit) {
-      u32 block = unit * min(units, gridDim.x) / units;
-      while (first_unit(op, block + 1) <= unit) ++block;
-      return block;
-    };
-    const u32 block = block_of(begin);
-    const int count = block_of(begin + stages - 1) + 1 - block;
-    // Other blocks begin with this tile.
-    const int first_part = tile - first_unit(op, block) / stages;
-    const float4* from = reinterpret_cast<const float4*>(a.parts) +
-                         static_cast<size_t>(block) * op.num_slots * kPart +
-                         j * kWideThreads + threadIdx.x;
-    constexpr int kTogether = 10;
+  // Where the parts of a tile's eight rows j are.
+  struct Parts {
+    const float4* from;
+    int count;
+    int first_part;  // of the first block; others begin with this tile
+
+    __device__ void find(const Arguments& a,
+                         const Operation& op,
+                         int tile,
+                         int j) {
+      const u32 stages = op.size / kWideStage;
+      const u32 units = op.num_tiles * stages;
+      const u32 begin = tile * stages;
+      auto block_of = [&](u32 unit) {
+        u32 block = unit * min(units, gridDim.x) / units;
+        while (first_unit(op, block + 1) <= unit) ++block;
+        return block;
+      };
+      const u32 block = block_of(begin);
+      count = block_of(begin + stages - 1) + 1 - block;
+      first_part = tile - first_unit(op, block) / stages;
+      from = reinterpret_cast<const float4*>(a.parts) +
+             static_cast<size_t>(block) * op.num_slots * kPart +
+             j * kWideThreads + threadIdx.x;
+    }
+
+    __device__ void add_up(const Operation& op, float (&sums)[4]) const {
+      constexpr int kTogether = 10;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[i] = 0;
-    for (int first = 0; first < count; first += kTogether) {
-      float4 parts[kTogether];
+      for (int i = 0; i < 4; ++i) sums[i] = 0;
+      for (int first = 0; first < count; first += kTogether) {
+        float4 parts[kTogether];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int at = min(first + i, count - 1);
-        const size_t place = at * op.num_slots + (at == 0 ? first_part : 0);
-        parts[i] = __ldcg(from + place * kPart);
-      }
+        for (int i = 0; i < kTogether; ++i) {
+          const int at = min(first + i, count - 1);
+          const size_t place = at * op.num_slots + (at == 0 ? first_part : 0);
+          parts[i] = __ldcg(from + place * kPart);
+        }
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        if (first + i >= count) break;
-        sums[0] += parts[i].x, sums[1] += parts[i].y;
-        sums[2] += parts[i].z, sums[3] += parts[i].w;
+        for (int i = 0; i < kTogether; ++i) {
+          if (first + i >= count) break;
+          sums[0] += parts[i].x, sums[1] += parts[i].y;
+          sums[2] += parts[i].z, sums[3] += parts[i].w;
+        }
       }
     }
-  }
+  };
 
   // What the norm of a product's input multiplies rows by.
   static __device__ void take_factors(const Arguments& a,
                                       const Operation& op,
                                       Shared& shared) {
     if (op.input != kInputState || threadIdx.x >= N) return;
+    constexpr int kTogether = 16;  // reads that wait together
+    const int tiles = op.size / kOutputs;
     float square = 0;
-    for (int tile = 0; tile < op.size / kOutputs; ++tile) {
-      square += __ldcg(a.squares + tile * N + threadIdx.x);
+    for (int first = 0; first < tiles; first += kTogether) {
+      float parts[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        parts[i] =
+            __ldcg(a.squares + min(first + i, tiles - 1) * N + threadIdx.x);
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        if (first + i < tiles) square += parts[i];
+      }
     }
     shared.factors[threadIdx.x] = rsqrtf(square / op.size + op.eps);
   }
@@ -227,6 +245,7 @@ struct WideStepResults {
   // Those of the next product's norm for this thread's two outputs.
   struct NormWeights {
     float low, high;
+    __device__ NormWeights() {}
     __device__ NormWeights(const Operation& op, int tile) {
       const T* from = op.norm + tile * kOutputs + threadIdx.x / 32 * 16 +
                       threadIdx.x % 32 / 4;
@@ -234,7 +253,8 @@ struct WideStepResults {
     }
   };
 
-  // Keeps the state and makes the next product's x of it.
+  // Keeps the state and makes the next product's x of it. Between two of them
+  // is a wide_sync().
   static __device__ void put_state(const Arguments& a,
                                    int tile,
                                    int j,
@@ -266,7 +286,6 @@ struct WideStepResults {
       for (int w = 0; w < kWarps; ++w) square += shared.squares[w][threadIdx.x];
       a.squares[tile * N + j * 8 + threadIdx.x] = square;
     }
-    wide_sync();
   }
 
   // Whole sums of a tile; those that go into the state are always parts first.
@@ -289,47 +308,50 @@ struct WideStepResults {
     }
   }
 
-  // Adds up the parts of a tile's eight rows j and uses the sums.
-  static __device__ void join_and_use(const Arguments& a,
-                                      const Operation& op,
-                                      int tile,
-                                      int j,
-                                      Shared& shared) {
-    float sums[4];
-    if (op.output == kOutputState) {
-      add_to_state(a, op, tile, j, shared);
-      return;
-    }
-    join(a, op, tile, j, sums);
-    if (op.output == kOutputHidden) {
-      put_hidden(a, op, tile, j, sums, shared);
-    } else {
-      put_plain(a, op, tile, j, sums, shared);
-    }
-  }
+  // Adds up the parts of a tile's eight rows j and uses the sums. What doesn't
+  // depend on them is read before they are there.
+  struct Joined {
+    int tile, j;
+    Parts parts;
+    float4 state;
+    NormWeights norm;
+    float low, high;  // biases
 
-  static __device__ void add_to_state(const Arguments& a,
-                                      const Operation& op,
-                                      int tile,
-                                      int j,
-                                      Shared& shared) {
-    int first;
-    const auto& matrix = op.matrices[find(op, tile, first)];
-    // All that is read waits together.
-    const float4 before = __ldcg(reinterpret_cast<const float4*>(a.state) +
-                                 static_cast<size_t>(tile) * kPart +
-                                 j * kWideThreads + threadIdx.x);
-    const NormWeights norm(op, tile);
-    const float low = bias(matrix, first);
-    const float high = bias(matrix, first + 8);
-    float sums[4];
-    join(a, op, tile, j, sums);
-    const float state[4] = {before.x + op.scale * (sums[0] + low),
-                            before.y + op.scale * (sums[1] + low),
-                            before.z + op.scale * (sums[2] + high),
-                            before.w + op.scale * (sums[3] + high)};
-    put_state(a, tile, j, state, norm, shared);
-  }
+    __device__ void begin(const Arguments& a,
+                          const Operation& op,
+                          int the_tile,
+                          int the_j) {
+      tile = the_tile, j = the_j;
+      parts.find(a, op, tile, j);
+      if (op.output != kOutputState) return;
+      state = __ldcg(reinterpret_cast<const float4*>(a.state) +
+                     static_cast<size_t>(tile) * kPart + j * kWideThreads +
+                     threadIdx.x);
+      norm = NormWeights(op, tile);
+      int first;
+      const auto& matrix = op.matrices[WideStepResults::find(op, tile, first)];
+      low = bias(matrix, first);
+      high = bias(matrix, first + 8);
+    }
+
+    __device__ void finish(const Arguments& a,
+                           const Operation& op,
+                           Shared& shared) const {
+      float sums[4];
+      parts.add_up(op, sums);
+      if (op.output == kOutputState) {
+        const float sum[4] = {state.x + op.scale * (sums[0] + low),
+                              state.y + op.scale * (sums[1] + low),
+                              state.z + op.scale * (sums[2] + high),
+                              state.w + op.scale * (sums[3] + high)};
+        put_state(a, tile, j, sum, norm, shared);
+      } else if (op.output == kOutputHidden) {
+        put_hidden(a, op, tile, j, sums, shared);
+      } else {
+        put_plain(a, op, tile, j, sums, shared);
+      }
+    }
+  };
 
   static __device__ void put_hidden(const Arguments& a,
                                     const Operation& op,
