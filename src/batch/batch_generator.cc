@@ -17,6 +17,7 @@
 #include "generate/interruption.h"
 #include "generate/options.h"
 #include "generate/under_way.h"
+#include "kernels/mlx_compat/gpu_memory.h"
 
 namespace mlxlm {
 namespace {
@@ -91,18 +92,18 @@ class BatchGenerator::Impl {
     const auto start = Clock::now();
     draft(out);
     // What the pass before has drawn is waited for while the next one runs.
-    std::vector<std::pair<Row*, Sampled>> drawn;
+    std::vector<Drawn> drawn;
     for (const auto& row : running_) {
-      if (row->drawn) drawn.emplace_back(row.get(), *row->drawn);
+      if (row->drawn) {
+        drawn.push_back(
+            {row.get(), *row->drawn, row->drawn_with, row->drawn_at});
+      }
     }
     const int prompt_tokens = prompt_tokens_now();
     auto parts = plan_pass(running_, prompt_tokens);
     auto failures = run(parts);
     if (failures.empty()) failures = read_ahead(running_, prompt_tokens);
-    for (const auto& [row, sampled] : drawn) {
-      give_out(*row, sampled, out);
-      if (row->drafts) row->drafts->add(row->given.back(), true);
-    }
+    give_out(drawn, out);
     check_drafts(parts, failures, out);
     if (failures.empty()) tell_of_segments(parts, failures);
     fail(failures, out);
@@ -370,9 +371,34 @@ class BatchGenerator::Impl {
     }
   }
 
+  // What rows have drawn, and, where that was one operation for several, the
+  // tokens of all.
+  struct Drawn {
+    Row* row;
+    Sampled sampled;
+    std::optional<mx::array> with;
+    int at;
+  };
+
+  void give_out(const std::vector<Drawn>& drawn, std::vector<BatchPart>& out) {
+    std::uintptr_t read = 0;
+    std::vector<int> together;
+    for (const auto& [row, sampled, with, at] : drawn) {
+      if (!with) {
+        give_out(*row, sampled, out);
+      } else {
+        if (std::exchange(read, with->id()) != with->id()) {
+          together = kernels::integers_of(*with);
+        }
+        give_out(*row, StepResult{together[at], sampled.logprobs}, out);
+      }
+      if (row->drafts) row->drafts->add(row->given.back(), true);
+    }
+  }
+
   void give_out(Row& row, const Sampled& drawn, std::vector<BatchPart>& out) {
-    mx::array token = drawn.token;
-    give_out(row, StepResult{token.item<int>(), drawn.logprobs}, out);
+    const int token = kernels::integers_of(drawn.token)[0];
+    give_out(row, StepResult{token, drawn.logprobs}, out);
   }
 
   void give_out(Row& row, StepResult step, std::vector<BatchPart>& out) {

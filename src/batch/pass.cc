@@ -116,7 +116,8 @@ std::vector<std::size_t> draw_together(const std::vector<Row*>& rows,
     chosen = mx::take(logits, index, 0);
   }
   auto logprobs = kernels::table().log_softmax(chosen);
-  auto tokens = mx::astype(kernels::table().argmax(logprobs), mx::int32);
+  // The same numbers, without a kernel that changes their type.
+  auto tokens = mx::view(kernels::table().argmax(logprobs), mx::int32);
   auto each_tokens = mx::split(tokens, static_cast<int>(plain.size()), 0);
   auto each_logprobs = mx::split(logprobs, static_cast<int>(plain.size()), 0);
   for (std::size_t i = 0; i < plain.size(); ++i) {

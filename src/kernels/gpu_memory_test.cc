@@ -1,10 +1,11 @@
+#include "kernels/mlx_compat/gpu_memory.h"
+
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
-
-#include "kernels/mlx_compat/gpu_memory.h"
 
 namespace mlxlm::kernels {
 namespace {
@@ -23,6 +24,16 @@ TEST(HolderOf, KeepsArraysUntilItsNodeIsComputed) {
   EXPECT_EQ(mx::sum(*result).item<float>(), 6.0f);
   mx::synchronize();
   EXPECT_TRUE(held.expired());
+}
+
+TEST(IntegersOf, ReadsArraysThatAreNotEvaluatedOrNotInOnePiece) {
+  const auto x = mx::array({1, 2, 3, 4, 5, 6}, {2, 3}, mx::int32);
+  EXPECT_EQ(integers_of(x), (std::vector{1, 2, 3, 4, 5, 6}));
+  const auto doubled = mx::add(x, x);
+  EXPECT_EQ(integers_of(mx::transpose(doubled)),
+            (std::vector{2, 8, 4, 10, 6, 12}));
+  EXPECT_EQ(integers_of(mx::slice(doubled, {1, 0}, {2, 3})),
+            (std::vector{8, 10, 12}));
 }
 
 }  // namespace
