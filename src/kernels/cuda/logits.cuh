@@ -36,6 +36,31 @@ __device__ Value join_block(Value own, const Join& join) {
   return all[0];
 }
 
+// Joins `count` values of a row's blocks, value_of(i), in each warp alike.
+template <class Value, class ValueOf, class Join>
+__device__ Value join_parts(int count,
+                            const Value& none,
+                            const ValueOf& value_of,
+                            const Join& join) {
+  static_assert(sizeof(Value) == 8);
+  Value own = none;
+  for (int i = threadIdx.x % 32; i < count; i += 32) {
+    own = join(own, value_of(i));
+  }
+  auto of_lane = [&](int lane) {
+    union {
+      Value value;
+      unsigned long long bits;
+    } moved{own};
+    moved.bits = __shfl_sync(0xffffffffu, moved.bits, lane);
+    return moved.value;
+  };
+  for (int step = 16; step > 0; step /= 2) {
+    own = join(own, of_lane((threadIdx.x + step) % 32));
+  }
+  return of_lane(0);
+}
+
 // exp(highest) * sum is the sum of exponentials.
 struct ExponentialSum {
   float highest;
@@ -69,11 +94,12 @@ __device__ inline void subtract_sum(const float* x,
                                     int size,
                                     const float2* parts,
                                     float* y) {
-  auto all = ExponentialSum::none();
-  for (int i = 0; i < gridDim.x; ++i) {
+  auto part_of = [&](int i) {
     const float2 part = parts[blockIdx.y * gridDim.x + i];
-    all = ExponentialSum::join(all, {part.x, part.y});
-  }
+    return ExponentialSum{part.x, part.y};
+  };
+  const auto all = join_parts(
+      gridDim.x, ExponentialSum::none(), part_of, ExponentialSum::join);
   const float shift = all.highest + logf(all.sum);
   float* row = y + static_cast<size_t>(blockIdx.y) * size;
   each_logit(x, size, [&](int i, float value) { row[i] = value - shift; });
@@ -115,11 +141,12 @@ __device__ inline void join_largest(const float* values,
                                     const int* indices,
                                     int num_parts,
                                     u32* y) {
-  auto all = Largest::none();
-  for (int i = 0; i < num_parts; ++i) {
+  auto part_of = [&](int i) {
     const int at = blockIdx.x * num_parts + i;
-    all = Largest::join(all, {values[at], indices[at]});
-  }
+    return Largest{values[at], indices[at]};
+  };
+  const auto all =
+      join_parts(num_parts, Largest::none(), part_of, Largest::join);
   if (threadIdx.x == 0) y[blockIdx.x] = all.index == 0x7fffffff ? 0 : all.index;
 }
 
