@@ -90,7 +90,10 @@ class CudaStep : public Step {
         frequencies_(on_device(frequencies_of(spec.rope))),
         barrier_(on_device(mx::zeros({2}, mx::uint64))),
         operations_(array_of(program.operations())),
-        wide_(std::move(wide)) {
+        wide_(std::move(wide)),
+        // Mixtures' rows don't share weights much: more of them are done in
+        // several calls before going layer by layer pays.
+        parts_(program.has_experts() && !spec.ranks ? 4 : 1) {
     for (const Variant& each : variants) {
       calls_.emplace_back(each.rows, start(spec, program, each));
     }
@@ -99,33 +102,75 @@ class CudaStep : public Step {
   bool writes(mx::Dtype dtype) const override { return dtype == dtype_; }
 
   std::size_t most_rows() const override {
-    return wide_ ? WideStep::kMostRows : calls_.back().first;
+    return most_rows_of_call() * parts_.size();
   }
 
   Stepped operator()(const mx::array& tokens,
                      std::span<const StepRow> rows,
                      std::span<const mx::array> after) override {
     std::lock_guard lock(order_mutex());
-    const auto tables = tables_.of(rows, after);
+    const std::size_t most = most_rows_of_call();
+    const auto all = mx::flatten(tokens);
+    std::vector<mx::array> logits;
+    for (std::size_t first = 0; first < rows.size(); first += most) {
+      const std::size_t end = std::min(first + most, rows.size());
+      const auto own =
+          mx::slice(all, {static_cast<int>(first)}, {static_cast<int>(end)});
+      logits.push_back(run(
+          own, rows.subspan(first, end - first), after, parts_[first / most]));
+    }
+    const auto joined =
+        logits.size() == 1 ? logits[0] : mx::concatenate(std::move(logits), 1);
+    // MLX doesn't know of the buffers otherwise, and may give their memory away
+    // while the kernel still runs.
+    return {mx::depends({joined}, {holder_of(buffers_of(rows))})[0],
+            last_step()};
+  }
+
+ private:
+  // Rows that one call does, and what the last such call left: positions, as
+  // an array and what they are.
+  struct Part {
+    CacheTables tables;
+    std::optional<mx::array> next_positions;
+    std::vector<int> positions_of_next;
+
+    // int32 [N]; those that the last step left on the GPU where they follow.
+    mx::array on_gpu(const std::vector<int>& positions) const {
+      if (next_positions && positions == positions_of_next) {
+        return *next_positions;
+      }
+      return mx::array(
+          positions.data(), {static_cast<int>(positions.size())}, mx::int32);
+    }
+  };
+
+  std::size_t most_rows_of_call() const {
+    return wide_ ? WideStep::kMostRows : calls_.back().first;
+  }
+
+  // Logits [1, N, V].
+  mx::array run(const mx::array& tokens,
+                std::span<const StepRow> rows,
+                std::span<const mx::array> after,
+                Part& part) {
+    const auto tables = part.tables.of(rows, after);
     std::vector<int> positions;
     for (const auto& row : rows) positions.push_back(row.position);
     Launch call = call_for(static_cast<int>(rows.size()));
     call.inputs.insert(call.inputs.end(),
                        {{"token", kept_from_host(tokens)},
-                        {"position", on_gpu(positions)},
+                        {"position", part.on_gpu(positions)},
                         {"order", last_step()},
                         {"tables", tables}});
-    auto made = launch(call);
+    const auto made = launch(call);
     for (int& each : positions) ++each;
-    positions_of_next_ = std::move(positions);
-    next_positions_ = made[1];
+    part.positions_of_next = std::move(positions);
+    part.next_positions = made[1];
     last_step() = made[1];
-    // MLX doesn't know of the buffers otherwise, and may give their memory away
-    // while the kernel still runs.
-    return {mx::depends({made[0]}, {holder_of(buffers_of(rows))})[0], made[1]};
+    return made[0];
   }
 
- private:
   Launch call_for(int num_rows) const {
     const auto found = std::ranges::find_if(
         calls_, [&](const auto& each) { return num_rows <= each.first; });
@@ -153,15 +198,6 @@ class CudaStep : public Step {
     const int count = static_cast<int>(tokens.size());
     return mx::contiguous(mx::broadcast_to(mx::reshape(tokens, {1, count}),
                                            {kPositionCopies, count}));
-  }
-
-  // int32 [N]; those that the last step left on the GPU where they follow.
-  mx::array on_gpu(const std::vector<int>& positions) const {
-    if (next_positions_ && positions == positions_of_next_) {
-      return *next_positions_;
-    }
-    return mx::array(
-        positions.data(), {static_cast<int>(positions.size())}, mx::int32);
   }
 
   static std::vector<mx::array> buffers_of(std::span<const StepRow> rows) {
@@ -306,10 +342,7 @@ class CudaStep : public Step {
   mx::array operations_;
   std::vector<std::pair<int, Launch>> calls_;  // by rows, fewest first
   std::optional<WideStep> wide_;
-  CacheTables tables_;
-  // What the last step left, and what they are.
-  std::optional<mx::array> next_positions_;
-  std::vector<int> positions_of_next_;
+  std::vector<Part> parts_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
 // The step kernel against the operations of the seam in float32.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -114,11 +115,16 @@ TEST_P(CudaStepTest, RowsOfABatch) {
   auto step = make_cuda_step(spec_);
   ASSERT_NE(step, nullptr);
   if (step->most_rows() == 1) GTEST_SKIP() << "takes one row";
+  const bool chooses = GetParam().num_experts > 0;
+  // What is expected of experts takes long.
+  const std::size_t most = chooses
+                               ? std::min<std::size_t>(step->most_rows(), 13)
+                               : step->most_rows();
   std::vector<StepRow> rows;
   int num_compared = 0;
   int num_steps = 0;
   for (int count : {2, 5, 8, 13, 32, 50, 128, 3}) {
-    if (static_cast<std::size_t>(count) > step->most_rows()) continue;
+    if (static_cast<std::size_t>(count) > most) continue;
     while (rows.size() < static_cast<std::size_t>(count)) {
       rows.push_back(row_of(static_cast<int>(rows.size()) * 97 % 740));
     }
@@ -129,7 +135,6 @@ TEST_P(CudaStepTest, RowsOfABatch) {
     num_compared += step_and_compare(*step, rows);
     num_steps += 2 * count;
   }
-  const bool chooses = GetParam().num_experts > 0;
   EXPECT_GE(num_compared, chooses ? num_steps / 4 : num_steps);
 }
 
