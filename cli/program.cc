@@ -91,6 +91,7 @@ class Program {
  private:
   static void check_ranks(const std::string& verb) {
     constexpr std::string_view kTogether[] = {"generate", "score", "benchmark"};
+    if (verb != "models" && verb != "launch") see_one_gpu();
     if (std::ranges::find(kTogether, verb) != std::end(kTogether)) {
       join_ranks();
     } else if (verb != "models" && verb != "launch") {

@@ -1,5 +1,9 @@
 #include "cli/several_ranks.h"
 
+#include <cstdlib>
+
+#include <mlx/backend/cuda/cuda.h>
+
 #include <mlxlm/error.h>
 #include <mlxlm/sample.h>
 
@@ -14,6 +18,17 @@ namespace {
 bool joined = false;
 
 }  // namespace
+
+void see_one_gpu() {
+  if (!mlx::core::cu::is_available() ||
+      read_rank_environment(process_environment).size > 1) {
+    return;
+  }
+  constexpr char kVisible[] = "CUDA_VISIBLE_DEVICES";
+  const char* given = std::getenv(kVisible);
+  const std::string visible = given != nullptr ? given : "0";
+  ::setenv(kVisible, visible.substr(0, visible.find(',')).c_str(), 1);
+}
 
 void join_ranks() {
   const auto& ranks = Ranks::all();

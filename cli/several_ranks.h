@@ -10,6 +10,11 @@ namespace mlxlm::cli {
 // Ctrl-C ends the program at once, as ranks wouldn't stop at the same token.
 void join_ranks();
 
+// A process alone uses the first GPU that it may, and isn't to see others:
+// where MLX sees several, a copy from the first one's memory to the CPU was
+// seen to fail. Before anything is asked of a GPU.
+void see_one_gpu();
+
 // Throws Error{unsupported} on several ranks: "WHAT doesn't work on several
 // ranks: WHY".
 void require_one_rank(const std::string& what, const std::string& why);

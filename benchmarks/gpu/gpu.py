@@ -75,12 +75,10 @@ def on_gpus(program, count):
 
 
 def mlx_lm(program, folder, row):
-    # Where MLX sees several GPUs, the mixture fails on one.
-    environment = {"CUDA_VISIBLE_DEVICES": "0"} if row.gpus == 1 else {}
     return json.loads(output(
         [*on_gpus(program, row.gpus), "benchmark", "--model", folder, "-p",
          row.prompt, "-g", row.generate, "-b", row.batch, "-n", 1, "--json"],
-        120, **environment))[row.key]
+        120))[row.key]
 
 
 def reference(folder, row):
