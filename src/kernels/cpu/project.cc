@@ -284,14 +284,22 @@ void project(const float* x,
 
 void project_later(std::span<const Product> products) {
   if (products.empty()) return;
-  const PanelMatrix& first = *products[0].matrix;
-  const int panels =
-      panels_per_piece(first,
-                       num_panels(products),
-                       in_integers(products[0]) ? 1 : kPanelsAtOnce);
-  read_ahead({first.data,
-              first.num_panels() * first.panel_bytes,
-              panels * first.panel_bytes});
+  const std::size_t panels = num_panels(products);
+  const int at_once = in_integers(products[0]) ? 1 : kPanelsAtOnce;
+  // Several clusters go through all products together: each begins with what it
+  // has of the first one.
+  if (num_clusters() > 1) products = products.first(1);
+  ReadLater later;
+  products = products.first(std::min(products.size(), later.runs.size()));
+  auto run = later.runs.begin();
+  for (const Product& each : products) {
+    const PanelMatrix& matrix = *each.matrix;
+    const int size = panels_per_piece(matrix, panels, at_once);
+    *run++ = {matrix.data,
+              size * matrix.panel_bytes,
+              (matrix.num_panels() + size - 1) / size};
+  }
+  read_ahead(later);
 }
 
 }  // namespace mlxlm::kernels::cpu

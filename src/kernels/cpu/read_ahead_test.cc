@@ -7,17 +7,13 @@
 namespace mlxlm::kernels::cpu {
 namespace {
 
-// How often each byte is asked for by two clusters of so many threads.
+// How often each byte is asked for by so many threads.
 std::vector<int> asked(const ReadAhead& ahead,
                        const std::vector<std::byte>& memory,
-                       int threads,
-                       int others) {
+                       int num_threads) {
   std::vector<int> times(memory.size());
-  for (int i = 0; i < threads + others; ++i) {
-    ReadAhead::Reader reader{.index = i < threads ? i : i - threads,
-                             .first = i < threads ? 0 : threads,
-                             .count = i < threads ? threads : others,
-                             .all = threads + others};
+  for (int i = 0; i < num_threads; ++i) {
+    ReadAhead::Reader reader{.thread = i, .num_threads = num_threads};
     while (true) {
       const auto bytes = ahead.next(reader);
       if (bytes.empty()) break;
@@ -30,24 +26,42 @@ std::vector<int> asked(const ReadAhead& ahead,
 
 TEST(ReadAhead, EveryPieceOnceAndNothingElse) {
   std::vector<std::byte> memory(300000);
-  for (auto [threads, others] : {std::pair{2, 0}, {1, 0}, {3, 2}, {8, 8}}) {
+  for (int num_threads : {1, 2, 5, 16}) {
     for (std::size_t piece : {64, 100, 4096, 19000}) {
       ReadAhead ahead;
-      const std::size_t bytes = 10 * piece + 7;
-      ahead.set({memory.data(), bytes, piece});
-      const auto times = asked(ahead, memory, threads, others);
+      ahead.set({{{{memory.data() + 50, piece, 7},
+                   {memory.data() + 10 * piece, piece, 1},
+                   {memory.data() + 12 * piece, piece / 2, 3}}}});
+      const auto times = asked(ahead, memory, num_threads);
       for (std::size_t i = 0; i < times.size(); ++i) {
-        ASSERT_EQ(times[i], i < 10 * piece ? 1 : 0)
+        const bool is_asked_for =
+            (i >= 50 && i < 50 + 7 * piece) ||
+            (i >= 10 * piece && i < 11 * piece) ||
+            (i >= 12 * piece && i < 12 * piece + piece / 2 * 3);
+        ASSERT_EQ(times[i], is_asked_for ? 1 : 0)
             << i << " of pieces of " << piece;
       }
     }
   }
 }
 
+// The same pieces as the thread pool gives a thread to begin with.
+TEST(ReadAhead, AThreadsOwnPiecesInOrder) {
+  std::vector<std::byte> memory(10000);
+  ReadAhead ahead;
+  ahead.set({{{{memory.data(), 1000, 5}, {memory.data() + 6000, 1000, 2}}}});
+  ReadAhead::Reader reader{.thread = 1, .num_threads = 2};
+  ASSERT_EQ(share_begin(1, 2, 7), 4);
+  EXPECT_EQ(ahead.next(reader).data(), memory.data() + 4000);
+  auto bytes = ahead.next(reader);
+  while (bytes.data() < memory.data() + 5000) bytes = ahead.next(reader);
+  EXPECT_EQ(bytes.data(), memory.data() + 6000);
+}
+
 TEST(ReadAhead, NoMoreThanACacheHolds) {
   std::vector<std::byte> memory(std::size_t{1} << 20);
   ReadAhead ahead;
-  ahead.set({memory.data(), memory.size(), 4096});
+  ahead.set({{{{memory.data(), 4096, 256}}}});
   ReadAhead::Reader reader;
   std::size_t count = 0;
   for (auto bytes = ahead.next(reader); !bytes.empty();
@@ -63,13 +77,13 @@ TEST(ReadAhead, NewMemoryIsAskedForFromItsBeginning) {
   ReadAhead ahead;
   ReadAhead::Reader reader;
   EXPECT_FALSE(ask_for_some(ahead, reader));
-  ahead.set({memory.data(), memory.size(), 1000});
+  ahead.set({{{{memory.data(), 1000, 10}}}});
   EXPECT_TRUE(ask_for_some(ahead, reader));
   EXPECT_TRUE(ask_for_some(ahead, reader));
-  ahead.set({memory.data() + 5000, 5000, 1000});
+  ahead.set({{{{memory.data() + 5000, 1000, 5}}}});
   EXPECT_EQ(ahead.next(reader).data(), memory.data() + 5000);
   // Gone in the meantime.
-  ahead.set({nullptr, 0, 0});
+  ahead.set({});
   EXPECT_FALSE(ask_for_some(ahead, reader));
 }
 

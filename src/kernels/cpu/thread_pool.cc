@@ -102,9 +102,9 @@ std::vector<ThreadPlace> place_threads(const std::vector<Processor>& all,
 thread_local bool ThreadPool::in_task = false;
 
 ThreadPool::ThreadPool(std::vector<ThreadPlace> places)
-    : places_(std::move(places)), shares_(places_.back().cluster + 1) {
-  for (const ThreadPlace& each : places_) ++shares_[each.cluster].num_threads;
-  reader_ = reader_of(0);
+    : places_(std::move(places)),
+      shares_(places_.size()),
+      reader_{.num_threads = static_cast<int>(places_.size())} {
   try {
     for (std::size_t i = 1; i < places_.size(); ++i) {
       workers_.emplace_back([this, i] { work(static_cast<int>(i)); });
@@ -133,13 +133,11 @@ void ThreadPool::run(int num_tasks, const std::function<void(int)>& task) {
   num_tasks_ = num_tasks;
   done_.store(0, std::memory_order_relaxed);
   call_.fetch_add(1);
-  std::uint64_t threads = 0;
-  std::uint64_t begin = 0;
-  for (Share& share : shares_) {
-    threads += share.num_threads;
-    const std::uint64_t end = threads * num_tasks / places_.size();
-    share.tickets.store(end << 32 | begin);
-    begin = end;
+  const int threads = static_cast<int>(shares_.size());
+  for (int i = 0; i < threads; ++i) {
+    const std::uint64_t end = share_begin(i + 1, threads, num_tasks);
+    shares_[i].tickets.store(end << 32 | share_begin(i, threads, num_tasks),
+                             std::memory_order_release);
   }
   generation_.fetch_add(1);
   if (sleeping_.load() > 0) {
@@ -149,36 +147,47 @@ void ThreadPool::run(int num_tasks, const std::function<void(int)>& task) {
   wait_until_done(num_tasks);
 }
 
-void ThreadPool::take_tasks(int cluster, std::uint32_t call) {
-  Share& own = shares_[cluster];
-  while (run_task(own.tickets.fetch_add(1))) {
+void ThreadPool::take_tasks(int thread, std::uint32_t call) {
+  Share& own = shares_[thread];
+  for (auto tickets = own.tickets.fetch_add(1); any_left(tickets);
+       tickets = own.tickets.fetch_add(1)) {
+    run_task(static_cast<std::uint32_t>(tickets));
   }
-  for (std::size_t i = 1; i < shares_.size(); ++i) {
-    Share& other = shares_[(cluster + i) % shares_.size()];
-    std::uint64_t ticket = other.tickets.load();
-    // A later call's tickets are first its own threads'.
-    while (is_valid(ticket) && call_.load() == call) {
-      if (other.tickets.compare_exchange_weak(ticket, ticket + 1)) {
-        run_task(ticket);
-        ticket = other.tickets.load();
+  const std::size_t threads = shares_.size();
+  for (const bool near : {true, false}) {
+    for (std::size_t i = 1; i < threads; ++i) {
+      const std::size_t other = (thread + i) % threads;
+      if ((places_[other].cluster == places_[thread].cluster) == near) {
+        take_from(shares_[other], call);
       }
     }
   }
 }
 
-// The end of the share travels with the ticket, so a late thread can't take one
-// call's ticket for another's. Whoever holds a valid one keeps task_ and
-// num_tasks_ in place.
-bool ThreadPool::run_task(std::uint64_t ticket) {
-  if (!is_valid(ticket)) return false;
+// From the end: what is left lies side by side.
+void ThreadPool::take_from(Share& other, std::uint32_t call) {
+  constexpr std::uint64_t kOne = std::uint64_t{1} << 32;
+  std::uint64_t tickets = other.tickets.load();
+  // A later call's are first its own thread's.
+  while (any_left(tickets) && call_.load() == call) {
+    if (other.tickets.compare_exchange_weak(tickets, tickets - kOne)) {
+      run_task((tickets >> 32) - 1);
+      tickets = other.tickets.load();
+    }
+  }
+}
+
+// Whoever has a task keeps task_ and num_tasks_ in place. A late thread may
+// take one of the next call, but never one twice or one that isn't: a share's
+// end and its next ticket are read and changed together.
+void ThreadPool::run_task(std::uint64_t task) {
   in_task = true;
-  (*task_)(static_cast<int>(static_cast<std::uint32_t>(ticket)));
+  (*task_)(static_cast<int>(task));
   in_task = false;
   const int num_tasks = num_tasks_;
   if (done_.fetch_add(1) + 1 == num_tasks) {
     done_.notify_one();
   }
-  return true;
 }
 
 void ThreadPool::wait_until_done(int num_tasks) {
@@ -191,12 +200,13 @@ void ThreadPool::wait_until_done(int num_tasks) {
 
 void ThreadPool::work(int thread) {
   bind_to(places_[thread].processors);
-  ReadAhead::Reader reader = reader_of(thread);
+  ReadAhead::Reader reader{.thread = thread,
+                           .num_threads = static_cast<int>(places_.size())};
   std::uint32_t seen = 0;
   while (true) {
     seen = wait_for_work(seen, reader);
     if (ending_) return;
-    take_tasks(places_[thread].cluster, seen);
+    take_tasks(thread, seen);
   }
 }
 
@@ -230,15 +240,6 @@ bool ThreadPool::spin_until(Condition&& done, ReadAhead::Reader& reader) const {
     }
   } while (std::chrono::steady_clock::now() < limit);
   return false;
-}
-
-ReadAhead::Reader ThreadPool::reader_of(int thread) const {
-  ReadAhead::Reader reader{.all = static_cast<int>(places_.size())};
-  const int cluster = places_[thread].cluster;
-  for (int i = 0; i < cluster; ++i) reader.first += shares_[i].num_threads;
-  reader.index = thread - reader.first;
-  reader.count = shares_[cluster].num_threads;
-  return reader;
 }
 
 int num_threads() { return pool().num_threads(); }

@@ -26,9 +26,10 @@ int num_clusters();
 // for some microseconds, then sleep, so that other programs on the same cores
 // lose little.
 //
-// Each cluster's threads begin with a part of the tasks that is the same in
-// every call, and take others' when it is done. So a matrix's rows are read
-// where they were written first, which is where their memory is.
+// Each thread begins with a run of the tasks that is the same in every call,
+// and takes others' from their ends when it is done, of its own cluster first.
+// So a thread reads memory in order, and a matrix's rows are read where they
+// were written first, which is where their memory is.
 void parallel_for(int num_tasks, const std::function<void(int)>& task);
 
 // What threads ask for from now on when they have no task.
@@ -57,7 +58,7 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
-  int num_clusters() const { return static_cast<int>(shares_.size()); }
+  int num_clusters() const { return places_.back().cluster + 1; }
   void run(int num_tasks, const std::function<void(int)>& task);
   void read_ahead(const ReadLater& later) { ahead_.set(later); }
 
@@ -65,31 +66,30 @@ class ThreadPool {
   // Whether this thread is running a task: calls within it run theirs alone.
   static thread_local bool in_task;
 
-  // The tasks that a cluster begins with.
+  // The tasks that a thread begins with.
   struct alignas(64) Share {
-    // Their end, and in the low half the next ticket.
+    // Their end, and in the low half the next one.
     std::atomic<std::uint64_t> tickets{0};
-    int num_threads = 0;
   };
 
-  static bool is_valid(std::uint64_t ticket) {
-    return static_cast<std::uint32_t>(ticket) < ticket >> 32;
+  static bool any_left(std::uint64_t tickets) {
+    return static_cast<std::uint32_t>(tickets) < tickets >> 32;
   }
 
-  void take_tasks(int cluster, std::uint32_t call);
-  bool run_task(std::uint64_t ticket);
+  void take_tasks(int thread, std::uint32_t call);
+  void take_from(Share& other, std::uint32_t call);
+  void run_task(std::uint64_t task);
   void wait_until_done(int num_tasks);
   void work(int thread);
   std::uint32_t wait_for_work(std::uint32_t seen, ReadAhead::Reader& reader);
   template <class Condition>
   bool spin_until(Condition&& done, ReadAhead::Reader& reader) const;
-  ReadAhead::Reader reader_of(int thread) const;
 
   const std::vector<ThreadPlace> places_;
   std::mutex mutex_;
   const std::function<void(int)>* task_ = nullptr;
   int num_tasks_ = 0;
-  std::vector<Share> shares_;           // of each cluster
+  std::vector<Share> shares_;           // of each thread
   std::atomic<std::uint32_t> call_{0};  // set before the tickets
   alignas(64) std::atomic<int> done_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // set after them

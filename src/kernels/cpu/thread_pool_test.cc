@@ -157,8 +157,8 @@ TEST(ThreadPool, EveryTaskRunsOnce) {
   }
 }
 
-// A cluster's tasks are its threads' as long as these have time.
-TEST(ThreadPool, AClusterHasTheSameTasksInEveryCall) {
+// A thread's tasks are its own as long as it has time.
+TEST(ThreadPool, AThreadHasTheSameTasksInEveryCall) {
   ThreadPool pool({{0, {}}, {1, {}}});
   std::set<std::thread::id> of_first;
   std::set<std::thread::id> of_second;
@@ -176,23 +176,40 @@ TEST(ThreadPool, AClusterHasTheSameTasksInEveryCall) {
   EXPECT_FALSE(of_second.contains(std::this_thread::get_id()));
 }
 
-// Nobody waits for a cluster whose threads have other things to do.
-TEST(ThreadPool, IdleThreadsTakeOtherClustersTasks) {
-  ThreadPool pool({{0, {}}, {1, {}}});
-  std::atomic<bool> began = false;
-  std::atomic<int> done = 0;
-  std::set<std::thread::id> late;
-  pool.run(8, [&](int i) {
-    if (i == 0) began = true;
-    while (!began) std::this_thread::yield();
-    // The caller is held up until all else is done.
-    while (i == 0 && done < 7) std::this_thread::yield();
-    if (i > 0 && i < 4) late.insert(std::this_thread::get_id());
-    ++done;
-  });
-  EXPECT_EQ(done, 8);
-  EXPECT_EQ(late.size(), 1u);
-  EXPECT_FALSE(late.contains(std::this_thread::get_id()));
+// Nobody waits for a thread that has other things to do.
+TEST(ThreadPool, IdleThreadsTakeOthersTasks) {
+  for (int cluster : {0, 1}) {
+    ThreadPool pool({{0, {}}, {cluster, {}}});
+    std::atomic<bool> began = false;
+    std::atomic<int> done = 0;
+    std::set<std::thread::id> late;
+    pool.run(8, [&](int i) {
+      if (i == 0) began = true;
+      while (!began) std::this_thread::yield();
+      // The caller is held up until all else is done.
+      while (i == 0 && done < 7) std::this_thread::yield();
+      if (i > 0 && i < 4) late.insert(std::this_thread::get_id());
+      ++done;
+    });
+    EXPECT_EQ(done, 8);
+    EXPECT_EQ(late.size(), 1u);
+    EXPECT_FALSE(late.contains(std::this_thread::get_id()));
+  }
+}
+
+// More threads than tasks, and tasks than threads: the caller always has some.
+TEST(ThreadPool, SharesCoverAllTasks) {
+  for (int threads = 1; threads < 20; ++threads) {
+    for (int tasks = 1; tasks < 50; ++tasks) {
+      EXPECT_EQ(share_begin(0, threads, tasks), 0);
+      EXPECT_GE(share_begin(1, threads, tasks), 1);
+      EXPECT_EQ(share_begin(threads, threads, tasks), tasks);
+      for (int i = 0; i < threads; ++i) {
+        EXPECT_LE(share_begin(i, threads, tasks),
+                  share_begin(i + 1, threads, tasks));
+      }
+    }
+  }
 }
 
 }  // namespace
