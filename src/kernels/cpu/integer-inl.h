@@ -151,36 +151,6 @@ static inline __attribute__((always_inline)) void take_apart(Words words,
   });
 }
 
-// Part of a panel as many tiles read it: per group of columns scales, offsets
-// if there are any, and the vectors that take_apart() makes.
-template <ElementFormat kFormat, bool kPairs>
-static void open_part(const PanelMatrix& w,
-                      int panel,
-                      int part,
-                      std::uint32_t* out) {
-  const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
-  const int words_per_group = w.group_size / Element<kFormat>::kPerWord;
-  const std::byte* p = w.data + panel * w.panel_bytes;
-  const std::byte* scales_at = p + part * kLanes * scale_bytes;
-  p += w.scale_bytes();
-  auto put = [&](auto vector) {
-    std::memcpy(out, &vector, sizeof(vector));
-    out += kLanes;
-  };
-  for (int c = 0; c < w.num_columns; c += w.group_size) {
-    const GroupScales<kFormat> scales(w, scales_at);
-    prefetch(scales_at + kAheadBytes);
-    scales_at += w.group_scale_bytes();
-    put(scales.scale);
-    if (w.has_zeros) put(scales.offset);
-    for (int i = 0; i < words_per_group; ++i, p += kPanelRows * 4) {
-      prefetch(p + kAheadBytes);
-      take_apart<kFormat, kPairs>(load_words(p + part * kLanes * 4),
-                                  [&]<int>(Words vector) { put(vector); });
-    }
-  }
-}
-
 // The sums of one group of columns. Lambdas here and below are inlined by
 // force: GCC made functions of some, with the sums in memory.
 template <int kBits, int kRows, int kPlanes>
@@ -226,12 +196,26 @@ struct GroupSums {
         kPlanes == 2 && !kPairs ? (sum[m][0] << 8) + low[m][0] : sum[m][0],
         Floats);
   }
+
+  inline __attribute__((always_inline)) void scale_into(Floats (&scaled)[kRows],
+                                                        Floats scale) {
+    unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
+      scaled[m] = multiply_add(total<m>(), scale, scaled[m]);
+    });
+  }
 };
 
-// The sums of a part of a panel over all columns. The part is read where it
-// lies, or, if kOpened, from what open_part() made of it: the results' bits are
-// the same.
-template <ElementFormat kFormat, int kRows, int kPlanes, bool kOpened>
+// sums[m] += scaled[m] * steps[m]
+template <int kRows>
+static inline __attribute__((always_inline)) void add_in_steps(
+    Floats (&sums)[kRows], const Floats (&scaled)[kRows], const float* steps) {
+  unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
+    sums[m] = multiply_add(scaled[m], splat(steps[m]), sums[m]);
+  });
+}
+
+// The sums of a part of a panel over all columns, read where it lies.
+template <ElementFormat kFormat, int kRows, int kPlanes>
 static void integer_part(const PanelMatrix& w,
                          const IntegerTile& x,
                          const std::byte* p,
@@ -244,7 +228,7 @@ static void integer_part(const PanelMatrix& w,
   const int words_per_group = w.group_size / E::kPerWord;
   const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
   const std::byte* scales_at = p + part * kLanes * scale_bytes;
-  if constexpr (!kOpened) p += w.scale_bytes();
+  p += w.scale_bytes();
   const std::uint32_t* quad = x.quads;
   const float* step = x.steps;
   const int together = step_columns(kPlanes, w.group_size);
@@ -253,41 +237,19 @@ static void integer_part(const PanelMatrix& w,
     const int end = w.num_columns - c < together ? w.num_columns : c + together;
     Floats scaled[kRows] = {};  // in steps
     for (; c < end; c += w.group_size, g += kRows) {
-      Floats scale;
-      Floats offset = {};
-      if constexpr (kOpened) {
-        scale = load(reinterpret_cast<const float*>(p));
-        p += sizeof(Floats);
-        if (w.has_zeros) {
-          offset = load(reinterpret_cast<const float*>(p));
-          p += sizeof(Floats);
-        }
-      } else {
-        const GroupScales<kFormat> scales(w, scales_at);
-        scale = scales.scale;
-        offset = scales.offset;
-        prefetch(scales_at + kAheadBytes);
-        scales_at += w.group_scale_bytes();
-      }
+      const GroupScales<kFormat> scales(w, scales_at);
+      prefetch(scales_at + kAheadBytes);
+      scales_at += w.group_scale_bytes();
       GroupSums<E::kBits, kRows, kPlanes> sums(x.starts + g);
       auto add_words = [&]() __attribute__((always_inline)) {
-        if constexpr (kOpened) {
-          unroll<(kPairs ? 2 : 1) * 8 / E::kBits>([&]<int i>() __attribute__((
-              always_inline)) {
-            sums.template add<i>(load_words(p), quad, plane);
-            p += sizeof(Words);
-            quad += kRows;
-          });
-        } else {
-          const Words words = load_words(p + part * kLanes * 4);
-          prefetch(p + kAheadBytes);
-          p += kPanelRows * 4;
-          take_apart<kFormat, kPairs>(
-              words, [&]<int i>(Words vector) __attribute__((always_inline)) {
-                sums.template add<i>(vector, quad, plane);
-                quad += kRows;
-              });
-        }
+        const Words words = load_words(p + part * kLanes * 4);
+        prefetch(p + kAheadBytes);
+        p += kPanelRows * 4;
+        take_apart<kFormat, kPairs>(
+            words, [&]<int i>(Words vector) __attribute__((always_inline)) {
+              sums.template add<i>(vector, quad, plane);
+              quad += kRows;
+            });
       };
       int i = 0;
       for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
@@ -296,17 +258,10 @@ static void integer_part(const PanelMatrix& w,
         });
       }
       for (; i < words_per_group; ++i) add_words();
-      unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
-        scaled[m] = multiply_add(sums.template total<m>(), scale, scaled[m]);
-      });
-      if (!w.has_zeros) continue;
-      unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
-        scaled[m] = multiply_add(offset, splat(x.sums[g + m]), scaled[m]);
-      });
+      sums.scale_into(scaled, scales.scale);
+      if (w.has_zeros) add_products<kRows>(scales.offset, x.sums + g, scaled);
     }
-    unroll<kRows>([&]<int m>() __attribute__((always_inline)) {
-      total[m] = multiply_add(scaled[m], splat(step[m]), total[m]);
-    });
+    add_in_steps(total, scaled, step);
   }
 }
 
@@ -321,102 +276,10 @@ static void integer_tile(const PanelMatrix& w,
   for (int panel = begin; panel < end; ++panel) {
     for (int part = 0; part < kParts; ++part) {
       Floats totals[kRows] = {};
-      integer_part<kFormat, kRows, kPlanes, false>(
+      integer_part<kFormat, kRows, kPlanes>(
           w, x, w.data + panel * w.panel_bytes, part, totals);
       store_part(w, totals, x.num_rows, panel, part, y, y_stride);
     }
-  }
-}
-
-// Many tiles of the most rows: a part of a panel is taken apart once for all.
-template <ElementFormat kFormat, int kPlanes>
-static void integer_tiles(const PanelMatrix& w,
-                          const IntegerTile* tiles,
-                          int num_tiles,
-                          int begin,
-                          int end,
-                          float* y,
-                          std::size_t y_stride,
-                          std::uint32_t* room) {
-  constexpr int kRows = kMaxIntegerRows;
-  for (int panel = begin; panel < end; ++panel) {
-    for (int part = 0; part < kParts; ++part) {
-      open_part<kFormat, has_pairs(kRows, kPlanes)>(w, panel, part, room);
-      for (int t = 0; t < num_tiles; ++t) {
-        Floats totals[kRows] = {};
-        integer_part<kFormat, kRows, kPlanes, true>(
-            w, tiles[t], reinterpret_cast<std::byte*>(room), 0, totals);
-        store_part(w,
-                   totals,
-                   tiles[t].num_rows,
-                   panel,
-                   part,
-                   y + t * kRows * y_stride,
-                   y_stride);
-      }
-    }
-  }
-}
-
-// Tiles of the most rows from which on taking apart once for all pays.
-inline constexpr int kLeastOpenedTiles = 3;
-
-static int integer_tile_rows(int num_rows) {
-  for (int rows = 1; rows < kMaxIntegerRows; rows *= 2) {
-    if (num_rows <= rows) return rows;
-  }
-  return kMaxIntegerRows;
-}
-
-static void integer_matmul(const PanelMatrix& w,
-                           const IntegerTile* tiles,
-                           int num_tiles,
-                           int begin,
-                           int end,
-                           float* y,
-                           std::size_t y_stride,
-                           std::uint32_t* room) {
-  auto with_format = [&](auto&& run) {
-    using enum ElementFormat;
-    switch (w.format) {
-      case u2:
-        return run.template operator()<u2>();
-      case u4:
-        return run.template operator()<u4>();
-      default:
-        return run.template operator()<u8>();
-    }
-  };
-  const int planes = tiles[0].planes;
-  int full = 0;
-  while (full < num_tiles && tiles[full].rows == kMaxIntegerRows) ++full;
-  if (full < kLeastOpenedTiles) full = 0;
-  if (full > 0) {
-    with_format([&]<ElementFormat kFormat>() {
-      auto run =
-          planes == 2 ? integer_tiles<kFormat, 2> : integer_tiles<kFormat, 1>;
-      run(w, tiles, full, begin, end, y, y_stride, room);
-    });
-  }
-  for (int t = full; t < num_tiles; ++t) {
-    float* to = y + static_cast<std::size_t>(t) * kMaxIntegerRows * y_stride;
-    with_format([&]<ElementFormat kFormat>() {
-      auto run_rows = [&]<int kRows>() {
-        auto run = planes == 2 ? integer_tile<kFormat, kRows, 2>
-                               : integer_tile<kFormat, kRows, 1>;
-        run(w, tiles[t], begin, end, to, y_stride);
-      };
-      switch (tiles[t].rows) {
-        case 1:
-          return run_rows.template operator()<1>();
-        case 2:
-          return run_rows.template operator()<2>();
-        case 4:
-          return run_rows.template operator()<4>();
-        default:
-          return run_rows.template operator()<kMaxIntegerRows>();
-      }
-    });
   }
 }
 

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/elementwise-inl.h"
-#include "kernels/cpu/integer-inl.h"
+#include "kernels/cpu/integer_tiles-inl.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul-inl.h"
 #include "kernels/cpu/recurrence-inl.h"
