@@ -67,7 +67,7 @@ TEST_F(CpuKernels, FloatingPointModes) {
   for (auto [mode, bits, group] :
        {std::tuple{"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
     Linear linear = quantized(35, 96, bits, group, mx::float32, mode);
-    for (int rows : {1, 3, 7}) {
+    for (int rows : {1, 2, 3, 7, 8, 25}) {
       expect_same_product(cpu_, reference_, linear, rows, 96, mode);
     }
   }

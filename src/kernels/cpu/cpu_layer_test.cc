@@ -228,8 +228,16 @@ TEST_F(CpuLayer, PreparedWeightsComeBackAsTheyWere) {
   auto before = stack.weight;
   cpu_.prepare(stack);
   EXPECT_TRUE(same(stack.weight, before));
-  // Floating-point formats stay.
-  Linear floating = quantized(16, 64, 4, 32, mx::float32, "mxfp4");
+  for (auto [mode, group] : {std::pair{"mxfp4", 32}, {"nvfp4", 16}}) {
+    Linear floating = quantized(37, 64, 4, group, mx::float32, mode);
+    const Linear as_it_was = floating;
+    cpu_.prepare(floating);
+    EXPECT_NE(floating.weight.id(), as_it_was.weight.id());
+    EXPECT_TRUE(same(floating.weight, as_it_was.weight)) << mode;
+    EXPECT_TRUE(same(*floating.scales, *as_it_was.scales)) << mode;
+  }
+  // Floats of 8 bits stay.
+  Linear floating = quantized(16, 64, 8, 32, mx::float32, "mxfp8");
   before = floating.weight;
   cpu_.prepare(floating);
   EXPECT_EQ(floating.weight.id(), before.id());

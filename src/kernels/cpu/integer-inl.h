@@ -100,30 +100,17 @@ static inline Ints add_pair_products(Ints sum,
 #endif
 }
 
-// The elements of kBits bits that begin at bit kShift of each half of a word.
-template <int kBits, int kShift>
-static inline Words pairs_at(Words words) {
-  if constexpr (kShift + kBits == 16) {
-    return (Words)((UnsignedShorts)words >> kShift);
-  } else {
-    constexpr std::uint32_t kMask = ((1u << kBits) - 1) * 0x00010001u;
-    return (words >> kShift) & kMask;
-  }
-}
-
-// A group's scales and offsets: an element q, at the top of its place of b
-// bits, stands for scale * (q - 2^(b - 1)) + offset.
+// A group's scales and offsets: an element q stands for
+// scale * (q - middle) + offset.
 template <ElementFormat kFormat>
 struct GroupScales {
   Floats scale;
   Floats offset;
 
   GroupScales(const PanelMatrix& w, const std::byte* p) {
-    constexpr int kBits = Element<kFormat>::kBits;
-    constexpr float kMiddle = 1 << (kBits - 1);
+    constexpr float kMiddle = element_middle(kFormat);
     const int bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
-    scale = load_scales(w.scale_format, p) *
-            (1.0f / static_cast<float>(1 << (kBits - w.bits)));
+    scale = load_scales(w.scale_format, p) * Element<kFormat>::kUnit;
     offset =
         w.has_zeros
             ? multiply_add(scale,
@@ -134,19 +121,24 @@ struct GroupScales {
 };
 
 // Calls f.template operator()<step>(vector) with the vectors that are taken
-// from one of words: of bytes, of four columns each, or of pairs, of two.
+// from a block's words, 16 rows of them from p on: of bytes, of four columns
+// each, or of pairs, of two.
 template <ElementFormat kFormat, bool kPairs, class F>
-static inline __attribute__((always_inline)) void take_apart(Words words,
+static inline __attribute__((always_inline)) void take_apart(const std::byte* p,
                                                              F&& f) {
-  constexpr int kBits = Element<kFormat>::kBits;
-  constexpr std::uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
-  unroll<8 / kBits>([&]<int e>() __attribute__((always_inline)) {
+  using E = Element<kFormat>;
+  Words words[E::kWords];
+  unroll<E::kWords>([&]<int k>() __attribute__((always_inline)) {
+    words[k] = load_words(p + k * kPanelRows * 4);
+    prefetch(p + k * kPanelRows * 4 + kAheadBytes);
+  });
+  unroll<E::kColumns / 4>([&]<int e>() __attribute__((always_inline)) {
+    const Words bytes = E::template bytes<e>(words);
     if constexpr (kPairs) {
-      f.template operator()<2 * e>(pairs_at<kBits, e * kBits>(words));
-      f.template operator()<2 * e + 1>(pairs_at<kBits, 8 + e * kBits>(words));
+      f.template operator()<2 * e>(bytes & 0x00ff00ffu);
+      f.template operator()<2 * e + 1>((Words)((UnsignedShorts)bytes >> 8));
     } else {
-      f.template operator()<e>(kBits == 8 ? words
-                                          : (words >> (e * kBits)) & kMask);
+      f.template operator()<e>(bytes);
     }
   });
 }
@@ -223,9 +215,9 @@ static void integer_part(const PanelMatrix& w,
                          Floats (&total)[kRows]) {
   using E = Element<kFormat>;
   constexpr bool kPairs = has_pairs(kRows, kPlanes);
-  constexpr int kWordsAtOnce = 32 / E::kPerWord;
+  constexpr int kBlocksAtOnce = 32 / E::kColumns;
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
-  const int words_per_group = w.group_size / E::kPerWord;
+  const int blocks = w.group_size / E::kColumns;
   const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
   const std::byte* scales_at = p + part * kLanes * scale_bytes;
   p += w.scale_bytes();
@@ -241,23 +233,22 @@ static void integer_part(const PanelMatrix& w,
       prefetch(scales_at + kAheadBytes);
       scales_at += w.group_scale_bytes();
       GroupSums<E::kBits, kRows, kPlanes> sums(x.starts + g);
-      auto add_words = [&]() __attribute__((always_inline)) {
-        const Words words = load_words(p + part * kLanes * 4);
-        prefetch(p + kAheadBytes);
-        p += kPanelRows * 4;
+      auto add_block = [&]() __attribute__((always_inline)) {
         take_apart<kFormat, kPairs>(
-            words, [&]<int i>(Words vector) __attribute__((always_inline)) {
+            p + part * kLanes * 4,
+            [&]<int i>(Words vector) __attribute__((always_inline)) {
               sums.template add<i>(vector, quad, plane);
               quad += kRows;
             });
+        p += E::kWords * kPanelRows * 4;
       };
       int i = 0;
-      for (; i + kWordsAtOnce <= words_per_group; i += kWordsAtOnce) {
-        unroll<kWordsAtOnce>([&]<int>() __attribute__((always_inline)) {
-          add_words();
+      for (; i + kBlocksAtOnce <= blocks; i += kBlocksAtOnce) {
+        unroll<kBlocksAtOnce>([&]<int>() __attribute__((always_inline)) {
+          add_block();
         });
       }
-      for (; i < words_per_group; ++i) add_words();
+      for (; i < blocks; ++i) add_block();
       sums.scale_into(scaled, scales.scale);
       if (w.has_zeros) add_products<kRows>(scales.offset, x.sums + g, scaled);
     }

@@ -15,7 +15,7 @@ static void open_part(const PanelMatrix& w,
                       int part,
                       std::uint32_t* out) {
   const int scale_bytes = w.scale_format == ScaleFormat::f32 ? 4 : 2;
-  const int words_per_group = w.group_size / Element<kFormat>::kPerWord;
+  using E = Element<kFormat>;
   const std::byte* p = w.data + panel * w.panel_bytes;
   const std::byte* scales_at = p + part * kLanes * scale_bytes;
   p += w.scale_bytes();
@@ -29,10 +29,10 @@ static void open_part(const PanelMatrix& w,
     scales_at += w.group_scale_bytes();
     put(scales.scale);
     if (w.has_zeros) put(scales.offset);
-    for (int i = 0; i < words_per_group; ++i, p += kPanelRows * 4) {
-      prefetch(p + kAheadBytes);
-      take_apart<kFormat, kPairs>(load_words(p + part * kLanes * 4),
+    for (int i = 0; i < w.group_size; i += E::kColumns) {
+      take_apart<kFormat, kPairs>(p + part * kLanes * 4,
                                   [&]<int>(Words vector) { put(vector); });
+      p += E::kWords * kPanelRows * 4;
     }
   }
 }
@@ -45,8 +45,7 @@ static void opened_part(const PanelMatrix& w,
                         Floats (&result)[kMaxIntegerRows]) {
   constexpr int kRows = kMaxIntegerRows;
   constexpr int kBits = Element<kFormat>::kBits;
-  // Of 32 columns; every group has such.
-  constexpr int kVectors = has_pairs(kRows, kPlanes) ? 16 : 8;
+  constexpr int kVectors = has_pairs(kRows, kPlanes) ? 16 : 8;  // 32 columns'
   const std::size_t plane = static_cast<std::size_t>(w.num_columns / 4) * kRows;
   const std::uint32_t* quad = x.quads;
   const float* step = x.steps;
@@ -62,12 +61,19 @@ static void opened_part(const PanelMatrix& w,
       const auto* scale = reinterpret_cast<const float*>(p);
       p += w.has_zeros ? 2 * kLanes : kLanes;
       GroupSums<kBits, kRows, kPlanes> sums(x.starts + g);
-      for (const int next = c + w.group_size; c < next; c += 32) {
-        unroll<kVectors>([&]<int i>() __attribute__((always_inline)) {
+      auto add_vectors = [&]<int kCount>() __attribute__((always_inline)) {
+        unroll<kCount>([&]<int i>() __attribute__((always_inline)) {
           sums.template add<i>(load_words(p), quad, plane);
           p += kLanes;
           quad += kRows;
         });
+      };
+      const int next = c + w.group_size;
+      for (; c + 32 <= next; c += 32)
+        add_vectors.template operator()<kVectors>();
+      if (c < next) {  // nvfp4's groups are of 16
+        add_vectors.template operator()<kVectors / 2>();
+        c = next;
       }
       sums.scale_into(scaled, load(scale));
       if (w.has_zeros)
@@ -125,23 +131,17 @@ static void integer_matmul(const PanelMatrix& w,
                            float* y,
                            std::size_t y_stride,
                            std::uint32_t* room) {
-  auto with_format = [&](auto&& run) {
-    using enum ElementFormat;
-    switch (w.format) {
-      case u2:
-        return run.template operator()<u2>();
-      case u4:
-        return run.template operator()<u4>();
-      default:
-        return run.template operator()<u8>();
-    }
+  auto with_integers = [&](auto&& run) {
+    with_format(w, [&]<ElementFormat kFormat>() {
+      if constexpr (is_integer(kFormat)) run.template operator()<kFormat>();
+    });
   };
   const int planes = tiles[0].planes;
   int full = 0;
   while (full < num_tiles && tiles[full].rows == kMaxIntegerRows) ++full;
   if (full < kLeastOpenedTiles) full = 0;
   if (full > 0) {
-    with_format([&]<ElementFormat kFormat>() {
+    with_integers([&]<ElementFormat kFormat>() {
       auto run =
           planes == 2 ? integer_tiles<kFormat, 2> : integer_tiles<kFormat, 1>;
       run(w, tiles, full, begin, end, y, y_stride, room);
@@ -149,7 +149,7 @@ static void integer_matmul(const PanelMatrix& w,
   }
   for (int t = full; t < num_tiles; ++t) {
     float* to = y + static_cast<std::size_t>(t) * kMaxIntegerRows * y_stride;
-    with_format([&]<ElementFormat kFormat>() {
+    with_integers([&]<ElementFormat kFormat>() {
       auto run_rows = [&]<int kRows>() {
         auto run = planes == 2 ? integer_tile<kFormat, kRows, 2>
                                : integer_tile<kFormat, kRows, 1>;

@@ -12,16 +12,31 @@ namespace mlxlm::kernels::cpu {
 inline constexpr int kPanelRows = 16;
 
 // How the elements of a packed matrix are stored. The integer formats stand for
-// scale * q + zero with a scale and a zero per row and group.
-enum class ElementFormat : std::uint8_t { u2, u4, u8, bf16, f16, f32 };
+// scale * q + zero with a scale and a zero per row and group; e2m1, floats of 4
+// bits, are integers of a table of 16 (integer_of_e2m1()).
+enum class ElementFormat : std::uint8_t {
+  u2,
+  u3,
+  u4,
+  u5,
+  u6,
+  u8,
+  e2m1,
+  bf16,
+  f16,
+  f32
+};
+
+constexpr bool is_integer(ElementFormat format) {
+  return format <= ElementFormat::e2m1;
+}
 enum class ScaleFormat : std::uint8_t { f32, f16, bf16 };
 
 // A matrix [num_rows, num_columns] in panels of kPanelRows rows, the last one
 // filled up with zeros. Integer formats, per panel: for each group of columns
 // 16 scales, and 16 zeros where has_zeros; from the next line on words of 32
-// bits, each with the elements of one row in consecutive columns (see
-// element_bit()), 16 rows side by side. Other formats, per panel and column: 16
-// elements.
+// bits, each with bits of one row's elements (ElementPlaces), 16 rows side by
+// side. Other formats, per panel and column: 16 elements.
 struct PanelMatrix {
   const std::byte* data = nullptr;
   int num_rows = 0;
@@ -29,8 +44,8 @@ struct PanelMatrix {
   int group_size = 0;  // columns per scale; num_columns where there are none
   ElementFormat format = ElementFormat::f32;
   ScaleFormat scale_format = ScaleFormat::f32;
-  int bits = 0;  // of integer elements; they are stored at the top of theirs
-  // Where there are no zeros each is -2^(bits - 1) times the scale.
+  // Where there are no zeros each is minus the middle (element_middle()) times
+  // the scale.
   bool has_zeros = true;
   std::size_t panel_bytes = 0;
 
@@ -45,14 +60,68 @@ struct PanelMatrix {
   }
 };
 
-// Bits of an integer element's place.
 constexpr int element_bits(ElementFormat format) {
-  return format == ElementFormat::u2 ? 2 : format == ElementFormat::u4 ? 4 : 8;
+  using enum ElementFormat;
+  switch (format) {
+    case u2:
+      return 2;
+    case u3:
+      return 3;
+    case u5:
+      return 5;
+    case u6:
+      return 6;
+    case u8:
+      return 8;
+    case f32:
+      return 32;
+    case bf16:
+    case f16:
+      return 16;
+    default:
+      return 4;
+  }
 }
 
-// The lowest bit of the i-th element of a word: four consecutive elements lie
-// in the four bytes, so that one shift and one mask make bytes of them.
+// The integer that stands for zero where a matrix has no zeros.
+constexpr int element_middle(ElementFormat format) {
+  return format == ElementFormat::e2m1 ? 12 : 1 << (element_bits(format) - 1);
+}
+
+// Twice the float whose code this is, plus element_middle().
+constexpr int integer_of_e2m1(int code) {
+  constexpr int kTwice[] = {0, 1, 2, 3, 4, 6, 8, 12};
+  const int twice = kTwice[code & 7];
+  return element_middle(ElementFormat::e2m1) + (code < 8 ? twice : -twice);
+}
+
+// The lowest bit of the i-th place of `bits` bits of a word: four consecutive
+// ones lie in the four bytes, so that one shift and one mask make bytes of
+// them.
 constexpr int element_bit(int bits, int i) { return i % 4 * 8 + i / 4 * bits; }
+
+// Where the bits of integer elements lie: the low ones in places of 8, 4 or 2
+// bits, what is left of 3, 5 and 6 bits in smaller places, in the words behind
+// those. A block is as many columns as whole words of both hold.
+struct ElementPlaces {
+  int low_bits;
+  int high_bits;  // 0: none
+
+  explicit constexpr ElementPlaces(int bits)
+      : low_bits(bits == 8   ? 8
+                 : bits >= 4 ? 4
+                             : 2),
+        high_bits(bits - low_bits) {}
+
+  constexpr int low_per_word() const { return 32 / low_bits; }
+  constexpr int block_columns() const {
+    return 32 / (high_bits > 0 ? high_bits : low_bits);
+  }
+  constexpr int low_words() const { return block_columns() * low_bits / 32; }
+  constexpr int block_words() const {
+    return low_words() + (high_bits > 0 ? 1 : 0);
+  }
+};
 
 // Columns of activations that share a step: a group's, or of 16-bit integers,
 // which have bits to spare, several groups'.

@@ -32,19 +32,14 @@ const std::byte* bytes_of(const mx::array& x) {
   return reinterpret_cast<const std::byte*>(x.data<char>());
 }
 
-int storage_bits(ElementFormat format) {
-  if (format <= ElementFormat::u8) return element_bits(format);
-  return format == ElementFormat::f32 ? 32 : 16;
-}
-
 int scale_bytes(ScaleFormat format) {
   return format == ScaleFormat::f32 ? 4 : 2;
 }
 
 std::size_t panel_bytes(const PanelMatrix& m) {
   std::size_t elements = static_cast<std::size_t>(kPanelRows) * m.num_columns;
-  std::size_t bytes = elements * storage_bits(m.format) / 8;
-  if (m.format <= ElementFormat::u8) {
+  std::size_t bytes = elements * element_bits(m.format) / 8;
+  if (is_integer(m.format)) {
     bytes += m.scale_bytes();
   }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -153,6 +148,14 @@ ElementFormat element_format_of(mx::Dtype dtype) {
                                  : ElementFormat::f32;
 }
 
+ElementFormat integer_format(int bits) {
+  using enum ElementFormat;
+  for (ElementFormat format : {u2, u3, u4, u5, u6}) {
+    if (element_bits(format) == bits) return format;
+  }
+  return u8;
+}
+
 struct Plan {
   PanelMatrix shape;
   Source source;
@@ -176,11 +179,8 @@ Plan plan_affine(const Linear& l) {
   shape.num_rows = l.weight.shape(-2);
   shape.group_size = l.group_size;
   shape.num_columns = l.scales->shape(-1) * l.group_size;
-  shape.format = l.bits <= 2   ? ElementFormat::u2
-                 : l.bits <= 4 ? ElementFormat::u4
-                               : ElementFormat::u8;
+  shape.format = integer_format(l.bits);
   shape.scale_format = scale_format_of(dtype);
-  shape.bits = l.bits;
   shape.has_zeros = !all_in_the_middle(scales, zeros, l.bits);
   return {shape, std::move(source)};
 }
@@ -194,16 +194,50 @@ Plan plan_floats(mx::array weight) {
   return {shape, {row_contiguous(weight), std::nullopt, std::nullopt, 0}};
 }
 
+// The scales of floats of 4 bits as numbers: powers of two, or floats of 8 bits
+// that a factor of the whole matrix may come to.
+mx::array e2m1_scales(const Linear& l) {
+  if (l.mode == "mxfp4") {
+    // An exponent in bfloat16's place; the smallest is a subnormal number.
+    auto bits = mx::left_shift(mx::astype(*l.scales, mx::uint16),
+                               mx::array(7, mx::uint16));
+    bits = mx::maximum(bits, mx::array(0x40, mx::uint16));
+    return mx::view(bits, mx::bfloat16);
+  }
+  auto scales = mx::from_fp8(*l.scales, mx::float32);
+  if (l.global_scale) {
+    auto factor = mx::divide(*l.global_scale, mx::array(448.0f * 6.0f));
+    scales = mx::multiply(scales, mx::reshape(factor, {-1, 1, 1}));
+  }
+  scales.eval();
+  return mx::astype(scales, shortest_dtype({row_contiguous(scales)}));
+}
+
+Plan plan_e2m1(const Linear& l) {
+  auto scales = e2m1_scales(l);
+  mx::eval(l.weight, scales);
+  PanelMatrix shape;
+  shape.num_rows = l.weight.shape(-2);
+  shape.group_size = l.group_size;
+  shape.num_columns = l.scales->shape(-1) * l.group_size;
+  shape.format = ElementFormat::e2m1;
+  shape.scale_format = scale_format_of(scales.dtype());
+  shape.has_zeros = false;
+  return {shape,
+          {row_contiguous(l.weight), row_contiguous(scales), std::nullopt, 4}};
+}
+
 Plan make_plan(const Linear& l) {
   if (l.quantized() && l.mode == "affine" && l.zeros) {
     return plan_affine(l);
   }
+  if (l.mode == "mxfp4" || l.mode == "nvfp4") return plan_e2m1(l);
   if (!l.quantized()) {
     auto dtype = l.weight.dtype();
     bool known = dtype == mx::float16 || dtype == mx::bfloat16;
     return plan_floats(known ? l.weight : mx::astype(l.weight, mx::float32));
   }
-  // The floating-point formats: their values are exact in 16 bits.
+  // Floats of 8 bits: their values are exact in 16 bits.
   auto values = mx::dequantize(l.weight,
                                *l.scales,
                                l.zeros,
@@ -212,10 +246,6 @@ Plan make_plan(const Linear& l) {
                                l.mode,
                                std::nullopt,
                                mx::float32);
-  if (l.global_scale) {
-    auto factor = mx::divide(*l.global_scale, mx::array(448.0f * 6.0f));
-    values = mx::multiply(values, mx::reshape(factor, {-1, 1, 1}));
-  }
   values = row_contiguous(values);
   return plan_floats(mx::astype(values, shortest_dtype({values})));
 }
@@ -267,17 +297,17 @@ std::uint64_t reordered(std::uint64_t words) {
 }
 
 // A row's elements in words of the panel's format.
-void read_words(const PanelMatrix& m,
-                int source_bits,
+void read_words(ElementFormat format,
                 const std::byte* row,
                 std::vector<std::uint32_t>& words) {
-  const int bits = storage_bits(m.format);
+  const int bits = element_bits(format);
+  const ElementPlaces places(bits);
   const std::size_t size = words.size() * sizeof(words[0]);
-  if (bits == source_bits && bits == 8) {
+  if (bits == 8) {
     std::memcpy(words.data(), row, size);
     return;
   }
-  if (bits == source_bits && bits == 4) {
+  if (bits == 4) {
     auto* out = reinterpret_cast<std::byte*>(words.data());
     for (std::size_t i = 0; i < size; i += 8) {
       std::uint64_t two = 0;
@@ -288,13 +318,20 @@ void read_words(const PanelMatrix& m,
     }
     return;
   }
-  const int per_word = 32 / bits;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    words[i] = 0;
-    for (int e = 0; e < per_word; ++e) {
-      const int c = static_cast<int>(i) * per_word + e;
-      words[i] |= element_at(row, source_bits, c)
-                  << (element_bit(bits, e) + bits - source_bits);
+  std::fill(words.begin(), words.end(), 0);
+  int c = 0;
+  for (std::size_t block = 0; block < words.size();
+       block += places.block_words()) {
+    std::uint32_t* low = &words[block];
+    std::uint32_t& high = low[places.block_words() - 1];
+    for (int i = 0; i < places.block_columns(); ++i, ++c) {
+      const std::uint32_t element = element_at(row, bits, c);
+      const std::uint32_t low_part = element & ((1u << places.low_bits) - 1);
+      low[i / places.low_per_word()] |=
+          low_part << element_bit(places.low_bits, i % places.low_per_word());
+      if (places.high_bits > 0) {
+        high |= element >> places.low_bits << element_bit(places.high_bits, i);
+      }
     }
   }
 }
@@ -306,20 +343,18 @@ void fill_integer_panel(const PanelMatrix& m,
                         int panel,
                         std::byte* out) {
   const int rows = std::min(kPanelRows, m.num_rows - panel * kPanelRows);
-  const int per_word = 32 / storage_bits(m.format);
   const std::size_t size = scale_bytes(m.scale_format);
   const std::size_t step = m.group_scale_bytes();
   const std::size_t row_bytes =
       static_cast<std::size_t>(m.num_columns) * source.bits / 8;
-  std::vector<std::uint32_t> words(m.num_columns / per_word);
+  std::vector<std::uint32_t> words(row_bytes / 4);
   for (int r = 0; r < rows; ++r) {
     const std::size_t row = base_row + panel * kPanelRows + r;
     fill_scales(m, *source.scales, row, step, out + r * size);
     if (m.has_zeros) {
       fill_scales(m, *source.zeros, row, step, out + (kPanelRows + r) * size);
     }
-    read_words(
-        m, source.bits, bytes_of(source.weight) + row * row_bytes, words);
+    read_words(m.format, bytes_of(source.weight) + row * row_bytes, words);
     std::byte* to = out + m.scale_bytes() + r * 4;
     for (const std::uint32_t& word : words) {
       std::memcpy(to, &word, 4);
@@ -334,7 +369,7 @@ void fill_float_panel(const PanelMatrix& m,
                       int panel,
                       std::byte* out) {
   const int rows = std::min(kPanelRows, m.num_rows - panel * kPanelRows);
-  const std::size_t size = storage_bits(m.format) / 8;
+  const std::size_t size = element_bits(m.format) / 8;
   for (int r = 0; r < rows; ++r) {
     const std::byte* row =
         bytes_of(source.weight) +

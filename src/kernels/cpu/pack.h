@@ -29,11 +29,11 @@ class PackedLinear {
   }
   std::size_t nbytes() const { return num_bytes_; }
 
-  // Whether restore() gives back what was packed: the formats that become
-  // 16-bit floats don't.
+  // Whether restore() gives back what was packed: floats of 8 bits, which
+  // become 16-bit ones, it doesn't.
   bool is_restorable() const { return restorable_; }
-  // Sets weight, scales and zeros of `linear` to arrays that are made of the
-  // packed form when somebody evaluates them.
+  // Sets weight, scales and zeros of `linear` (of floats of 4 bits the weight)
+  // to arrays that are made of the packed form when somebody evaluates them.
   static void restore(std::shared_ptr<const PackedLinear> packed,
                       Linear& linear);
 

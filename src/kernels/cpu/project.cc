@@ -257,8 +257,7 @@ void project_integers(const float* x,
 }
 
 bool in_integers(const Product& product) {
-  return cpu_mode() != CpuMode::exact &&
-         product.matrix->format <= ElementFormat::u8;
+  return cpu_mode() != CpuMode::exact && is_integer(product.matrix->format);
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ static void round_tile(const float* x,
   const int columns = w.num_columns;
   const int rows = tile.rows;
   const int together = step_columns(kPlanes, w.group_size);
-  const int middle = 1 << (element_bits(w.format) - 1);
+  const int middle = element_middle(w.format);
   const std::size_t plane = static_cast<std::size_t>(columns / 4) * rows;
   std::uint32_t words[kCount][kMaxIntegerRows][kWords];
   for (int first = 0; first < columns; first += kColumnsAtOnce) {

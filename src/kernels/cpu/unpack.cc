@@ -14,8 +14,6 @@
 namespace mlxlm::kernels::cpu {
 namespace {
 
-bool is_integer(const PanelMatrix& m) { return m.format <= ElementFormat::u8; }
-
 int scale_bytes(const PanelMatrix& m) {
   return m.scale_format == ScaleFormat::f32 ? 4 : 2;
 }
@@ -44,14 +42,27 @@ struct Group {
 
   // Element c of the group.
   std::uint32_t element(const PanelMatrix& m, int c) const {
-    const int bits = element_bits(m.format);
-    const int per_word = 32 / bits;
-    std::uint32_t word;
-    std::memcpy(&word,
-                words + static_cast<std::size_t>(c / per_word) * kPanelRows * 4,
-                4);
-    const std::uint32_t mask = (1u << bits) - 1;
-    return (word >> element_bit(bits, c % per_word) & mask) >> (bits - m.bits);
+    const ElementPlaces places(element_bits(m.format));
+    const int block = c / places.block_columns() * places.block_words();
+    const int i = c % places.block_columns();
+    const int per_word = places.low_per_word();
+    const std::uint32_t low = bits(block + i / per_word,
+                                   element_bit(places.low_bits, i % per_word),
+                                   places.low_bits);
+    if (places.high_bits == 0) return low;
+    const std::uint32_t high = bits(block + places.low_words(),
+                                    element_bit(places.high_bits, i),
+                                    places.high_bits);
+    return low | high << places.low_bits;
+  }
+
+ private:
+  std::uint32_t bits(int word, int first, int count) const {
+    std::uint32_t value;
+    std::memcpy(&value,
+                words + static_cast<std::size_t>(word) * kPanelRows * 4,
+                sizeof(value));
+    return value >> first & ((1u << count) - 1);
   }
 };
 
@@ -94,8 +105,8 @@ void put_number(float number, ScaleFormat format, std::byte* p) {
   }
 }
 
-float zero_in_the_middle(float scale, int bits) {
-  return -static_cast<float>(1 << (bits - 1)) * scale;
+float zero_in_the_middle(float scale, ElementFormat format) {
+  return -static_cast<float>(element_middle(format)) * scale;
 }
 
 ScaleFormat number_format(ElementFormat format) {
@@ -112,11 +123,12 @@ mx::Dtype dtype_of(ScaleFormat format) {
 
 // One row of the packed words, as MLX has them.
 void restore_words(const PanelMatrix& m, int row, std::uint32_t* out) {
-  std::memset(out, 0, static_cast<std::size_t>(m.num_columns) * m.bits / 8);
+  const int bits = element_bits(m.format);
+  std::memset(out, 0, static_cast<std::size_t>(m.num_columns) * bits / 8);
   for (int c = 0; c < m.num_columns; ++c) {
     const Group group(m, row, c / m.group_size);
     const std::uint64_t value = group.element(m, c % m.group_size);
-    const std::size_t bit = static_cast<std::size_t>(c) * m.bits;
+    const std::size_t bit = static_cast<std::size_t>(c) * bits;
     const std::uint64_t shifted = value << (bit % 32);
     out[bit / 32] |= static_cast<std::uint32_t>(shifted);
     if (shifted >> 32 != 0) {
@@ -131,7 +143,7 @@ void restore_scales(const PanelMatrix& m, int row, bool zeros, std::byte* out) {
     const Group group(m, row, g);
     if (zeros && group.zero == nullptr) {
       const float zero =
-          zero_in_the_middle(number_at(group.scale, m.scale_format), m.bits);
+          zero_in_the_middle(number_at(group.scale, m.scale_format), m.format);
       put_number(zero, m.scale_format, out + g * size);
       continue;
     }
@@ -176,7 +188,7 @@ mx::array lazy(Shared packed,
 
 void PackedLinear::restore(Shared packed, Linear& linear) {
   const PanelMatrix& m = packed->matrix();
-  if (!is_integer(m)) {
+  if (!is_integer(m.format)) {
     linear.weight = lazy(packed,
                          linear.weight,
                          dtype_of(number_format(m.format)),
@@ -190,6 +202,7 @@ void PackedLinear::restore(Shared packed, Linear& linear) {
            [](const PanelMatrix& m, int row, std::byte* out) {
              restore_words(m, row, reinterpret_cast<std::uint32_t*>(out));
            });
+  if (m.format == ElementFormat::e2m1) return;  // the scales are others here
   auto numbers = [&](bool zeros) {
     return [zeros](const PanelMatrix& m, int row, std::byte* out) {
       restore_scales(m, row, zeros, out);
@@ -202,7 +215,7 @@ void PackedLinear::restore(Shared packed, Linear& linear) {
 
 void PackedLinear::read_row(int row, float* out) const {
   const PanelMatrix& m = matrix();
-  if (!is_integer(m)) {
+  if (!is_integer(m.format)) {
     for (int c = 0; c < m.num_columns; ++c) {
       out[c] = number_at(float_at(m, row, c), number_format(m.format));
     }
@@ -212,10 +225,14 @@ void PackedLinear::read_row(int row, float* out) const {
     const Group group(m, row, g);
     const float scale = number_at(group.scale, m.scale_format);
     const float zero = group.zero == nullptr
-                           ? zero_in_the_middle(scale, m.bits)
+                           ? zero_in_the_middle(scale, m.format)
                            : number_at(group.zero, m.scale_format);
+    const bool is_e2m1 = m.format == ElementFormat::e2m1;
     for (int c = 0; c < m.group_size; ++c) {
-      *out++ = scale * static_cast<float>(group.element(m, c)) + zero;
+      const auto code = static_cast<int>(group.element(m, c));
+      const int q = is_e2m1 ? integer_of_e2m1(code) : code;
+      const float value = scale * static_cast<float>(q) + zero;
+      *out++ = is_e2m1 ? 0.5f * value : value;
     }
   }
 }
