@@ -250,17 +250,6 @@ Plan make_plan(const Linear& l) {
   return plan_floats(mx::astype(values, shortest_dtype({values})));
 }
 
-// Element c of a row packed as MLX does: a stream of bits, lowest first.
-std::uint32_t element_at(const std::byte* row, int bits, int c) {
-  std::size_t bit = static_cast<std::size_t>(c) * bits;
-  const std::byte* p = row + bit / 8;
-  std::uint32_t value = std::to_integer<std::uint32_t>(p[0]);
-  if (bit % 8 + bits > 8) {
-    value |= std::to_integer<std::uint32_t>(p[1]) << 8;
-  }
-  return value >> (bit % 8) & ((1u << bits) - 1);
-}
-
 // A row's scales or zeros, `step` bytes apart. They come in the panel's format
 // or in float32.
 void fill_scales(const PanelMatrix& m,
@@ -296,43 +285,65 @@ std::uint64_t reordered(std::uint64_t words) {
   return spread(words & kLow) | spread(words >> 16 & kLow) << 4;
 }
 
-// A row's elements in words of the panel's format.
+// A row's elements, as MLX packs them a stream of bits, lowest first, in words
+// of the panel's format: blocks of both are equally long.
+template <int kBits>
+void read_blocks(const std::byte* row, std::vector<std::uint32_t>& words) {
+  constexpr ElementPlaces kPlaces(kBits);
+  constexpr int kWords = kPlaces.block_words();
+  constexpr int kFoursPerWord = kPlaces.low_per_word() / 4;
+  constexpr std::uint32_t kInAllBytes = 0x01010101u;
+  constexpr std::uint32_t kLow = ((1u << kPlaces.low_bits) - 1) * kInAllBytes;
+  for (std::size_t block = 0; block < words.size(); block += kWords) {
+    std::uint32_t stream[kWords + 1] = {};
+    std::memcpy(stream, row + block * 4, kWords * 4);
+    std::uint32_t out[kWords] = {};
+    for (int four = 0; four < kPlaces.block_columns() / 4; ++four) {
+      const int bit = four * 4 * kBits;
+      const std::uint64_t two = std::uint64_t{stream[bit / 32 + 1]} << 32;
+      const std::uint64_t x = (two | stream[bit / 32]) >> (bit % 32);
+      std::uint32_t bytes = 0;  // an element in each
+      for (int i = 0; i < 4; ++i) {
+        bytes |= (x >> (i * kBits) & ((1u << kBits) - 1)) << (8 * i);
+      }
+      out[four / kFoursPerWord] |= (bytes & kLow)
+                                   << four % kFoursPerWord * kPlaces.low_bits;
+      if constexpr (kPlaces.high_bits > 0) {
+        out[kWords - 1] |= (bytes & ~kLow) >> kPlaces.low_bits
+                                                  << four * kPlaces.high_bits;
+      }
+    }
+    std::memcpy(&words[block], out, sizeof(out));
+  }
+}
+
 void read_words(ElementFormat format,
                 const std::byte* row,
                 std::vector<std::uint32_t>& words) {
-  const int bits = element_bits(format);
-  const ElementPlaces places(bits);
+  using enum ElementFormat;
   const std::size_t size = words.size() * sizeof(words[0]);
-  if (bits == 8) {
-    std::memcpy(words.data(), row, size);
-    return;
+  switch (format) {
+    case u2:
+      return read_blocks<2>(row, words);
+    case u3:
+      return read_blocks<3>(row, words);
+    case u5:
+      return read_blocks<5>(row, words);
+    case u6:
+      return read_blocks<6>(row, words);
+    case u8:
+      std::memcpy(words.data(), row, size);
+      return;
+    default:
+      break;
   }
-  if (bits == 4) {
-    auto* out = reinterpret_cast<std::byte*>(words.data());
-    for (std::size_t i = 0; i < size; i += 8) {
-      std::uint64_t two = 0;
-      const std::size_t count = std::min<std::size_t>(size - i, 8);
-      std::memcpy(&two, row + i, count);
-      two = reordered(two);
-      std::memcpy(out + i, &two, count);
-    }
-    return;
-  }
-  std::fill(words.begin(), words.end(), 0);
-  int c = 0;
-  for (std::size_t block = 0; block < words.size();
-       block += places.block_words()) {
-    std::uint32_t* low = &words[block];
-    std::uint32_t& high = low[places.block_words() - 1];
-    for (int i = 0; i < places.block_columns(); ++i, ++c) {
-      const std::uint32_t element = element_at(row, bits, c);
-      const std::uint32_t low_part = element & ((1u << places.low_bits) - 1);
-      low[i / places.low_per_word()] |=
-          low_part << element_bit(places.low_bits, i % places.low_per_word());
-      if (places.high_bits > 0) {
-        high |= element >> places.low_bits << element_bit(places.high_bits, i);
-      }
-    }
+  auto* out = reinterpret_cast<std::byte*>(words.data());
+  for (std::size_t i = 0; i < size; i += 8) {
+    std::uint64_t two = 0;
+    const std::size_t count = std::min<std::size_t>(size - i, 8);
+    std::memcpy(&two, row + i, count);
+    two = reordered(two);
+    std::memcpy(out + i, &two, count);
   }
 }
 
