@@ -15,10 +15,9 @@ namespace {
 // How MLX's CUDA allocator describes a buffer (its header needs CUDA's).
 struct CudaBuffer {
   void* data;
+  std::size_t size;
+  int device;  // -1: pages that the CPU shares
 };
-
-// Smaller buffers lie in pages of the CPU's that the GPU reaches, too.
-constexpr std::size_t kSmallBytes = 8;
 
 // False where the driver can't: no GPU, or none that this thread uses.
 bool copy_from_gpu(void* to, std::uint64_t from, std::size_t bytes) {
@@ -42,10 +41,12 @@ std::vector<int> integers_of(mx::array array) {
     array.eval();
   }
   std::vector<int> values(array.size());
-  const bool copies =
-      mx::cu::is_available() && array.buffer_size() > kSmallBytes &&
-      copy_from_gpu(values.data(), gpu_address(array), array.nbytes());
-  if (!copies) {
+  const bool on_gpu =
+      mx::cu::is_available() && array.size() > 0 &&
+      static_cast<const CudaBuffer*>(array.buffer().ptr())->device >= 0;
+  if (!on_gpu ||
+      !copy_from_gpu(
+          values.data(), gpu_address(array), values.size() * sizeof(int))) {
     std::copy_n(array.data<int>(), values.size(), values.begin());
   }
   return values;

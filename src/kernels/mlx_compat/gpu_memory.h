@@ -15,9 +15,9 @@ namespace mx = mlx::core;
 // holds for the next submission.
 std::uint64_t gpu_address(const mx::array& array);
 
-// The values of an int32 array. With MLX's CUDA build they are copied by the
-// GPU: pages that it shares with the CPU would move when the CPU reads them,
-// with all that lies beside them, and kernels wait for them to come back.
+// The values of an int32 array. Of an array in a GPU's own memory they are
+// copied: MLX would move the array to pages that the CPU shares, where kernels
+// that get its memory later wait for the pages to come back.
 std::vector<int> integers_of(mx::array array);
 
 // An array without content that others live at least as long as: one input of a
