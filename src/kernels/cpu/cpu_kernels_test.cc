@@ -332,10 +332,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
                                          AttentionCase{1, 1, 5, 64, 7, 5}));
 
 TEST_F(CpuKernels, ExpertsChosenByFewAndManyTokens) {
-  for (bool quantize_them : {false, true}) {
+  for (std::string mode : {"", "affine", "mxfp4", "nvfp4"}) {
     auto stack = [&](int rows, int columns) {
       auto w = random({5, rows, columns}, 0.3f);
-      return quantize_them ? quantize(w, 4, 32) : Linear{w};
+      if (mode.empty()) return Linear{w};
+      return quantize(w, 4, mode == "nvfp4" ? 16 : 32, mode);
     };
     Linear gate = stack(64, 32);
     Linear up = stack(64, 32);
@@ -351,9 +352,44 @@ TEST_F(CpuKernels, ExpertsChosenByFewAndManyTokens) {
       EXPECT_LT(error_of(cpu_.expert_mlp(x, experts, indices, scores),
                          reference_.expert_mlp(x, experts, indices, scores)),
                 kTolerance)
-          << tokens;
+          << mode << ", " << tokens;
     }
   }
+}
+
+// MLX has these on GPUs only: the factors are made part of the scales.
+TEST_F(CpuKernels, ExpertsWithScalesOfTheirOwn) {
+  auto stack = [&](int rows, int columns) {
+    return quantize(random({3, rows, columns}, 0.3f), 4, 16, "nvfp4");
+  };
+  Linear quantized[] = {stack(64, 32), stack(64, 32), stack(32, 64)};
+  std::vector<Linear> floats;
+  for (Linear& each : quantized) {
+    each.global_scale = mx::array({2688.0f, 1000.0f, -33.3f});
+    auto factors = mx::divide(*each.global_scale, mx::array(448.0f * 6.0f));
+    auto values = mx::dequantize(each.weight,
+                                 *each.scales,
+                                 std::nullopt,
+                                 16,
+                                 4,
+                                 "nvfp4",
+                                 std::nullopt,
+                                 mx::float32);
+    floats.push_back(
+        Linear{mx::multiply(values, mx::reshape(factors, {3, 1, 1}))});
+  }
+  auto experts_of = [](Linear* of) {
+    return Experts{&of[0], &of[1], &of[2], Activation::silu};
+  };
+  auto x = random({1, 40, 32});
+  auto indices = mx::reshape(
+      mx::astype(mx::remainder(mx::arange(40), mx::array(3)), mx::uint32),
+      {1, 40, 1});
+  auto scores = mx::ones({1, 40, 1});
+  EXPECT_LT(error_of(cpu_.expert_mlp(x, experts_of(quantized), indices, scores),
+                     reference_.expert_mlp(
+                         x, experts_of(floats.data()), indices, scores)),
+            kTolerance);
 }
 
 TEST_F(CpuKernels, LayoutsOfInputsDontMatter) {

@@ -74,12 +74,20 @@ TEST_F(CpuRows, Products) {
                 what);
           };
       for (auto [bits, group, dtype] : {std::tuple{2, 32, mx::float32},
+                                        {3, 64, mx::float32},
                                         {4, 64, mx::bfloat16},
                                         {5, 32, mx::float16},
+                                        {6, 128, mx::bfloat16},
                                         {8, 128, mx::float32}}) {
         expect_alone(quantized(outputs, 256, bits, group, dtype),
                      256,
                      name + std::to_string(bits) + " bits");
+      }
+      for (auto [format, bits, group] :
+           {std::tuple{"mxfp4", 4, 32}, {"nvfp4", 4, 16}, {"mxfp8", 8, 32}}) {
+        expect_alone(quantized(outputs, 256, bits, group, mx::float32, format),
+                     256,
+                     name + format);
       }
       for (auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
         expect_alone(dense(outputs, 77, dtype, /*bias=*/true),
