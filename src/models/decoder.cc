@@ -183,13 +183,7 @@ std::vector<SplitTensor> Decoder::bind_weights(Checkpoint& checkpoint,
   }
   weights.finish(options.strict, num_layers());
   parameters_ = weights.parameters();
-  if (!options.lazy) {
-    auto arrays = weights.derived();
-    if (!Ranks::all().several()) {
-      for (const auto& each : parameters_) arrays.push_back(each.value);
-    }
-    mx::eval(std::move(arrays));
-  }
+  if (!options.lazy) mx::eval(weights.derived());
   return weights.take_splits();
 }
 
@@ -218,16 +212,20 @@ void Decoder::shard_weights(std::vector<SplitTensor>& splits, bool lazy) {
   mx::eval(std::move(others));
 }
 
-// Layer by layer, so that no more than one is held twice; the largest matrix
-// last, when the others' arrays are gone.
+// Matrix by matrix, so that no more than one is held twice; the largest first,
+// while nothing else is in memory.
 void Decoder::prepare_weights(std::vector<SplitTensor> splits) {
-  if (kernels::table().prepare == nullptr) return;
   WeightPreparation prepare(parameters_, std::move(splits));
-  auto prepare_one = [&](kernels::Linear& linear) { prepare(linear); };
-  for (auto& layer : layers_) for_each_linear(layer, prepare_one);
-  if (draft_head_) draft_head_->for_each_linear(prepare_one);
-  // An embedding that is nothing else is only looked up in.
-  prepare_one(own_head_ ? *own_head_ : embedding_);
+  if (kernels::table().prepare != nullptr) {
+    auto prepare_one = [&](kernels::Linear& linear) { prepare(linear); };
+    // An embedding that is nothing else is only looked up in.
+    prepare_one(own_head_ ? *own_head_ : embedding_);
+    for (auto& layer : layers_) for_each_linear(layer, prepare_one);
+    if (draft_head_) draft_head_->for_each_linear(prepare_one);
+  }
+  if (!Ranks::all().several()) {  // where shard_weights() has read them
+    mx::eval(prepare.others());
+  }
 }
 
 std::vector<Parameter> Decoder::parameters() const {

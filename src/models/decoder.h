@@ -69,6 +69,7 @@ class Decoder : public Model {
                                         const LoadOptions& options);
   // Leaves the rank its part, and reads it unless `lazy`.
   void shard_weights(std::vector<SplitTensor>& splits, bool lazy);
+  // Reads the weights, in the kernels' form where they have one.
   void prepare_weights(std::vector<SplitTensor> splits);
   using TokenRuns = std::vector<kernels::TokenRun>;
   mx::array embed_after(const mx::array& tokens,

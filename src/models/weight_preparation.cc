@@ -16,7 +16,7 @@ mx::array SplitTensor::joined() const {
 
 WeightPreparation::WeightPreparation(std::vector<Parameter>& parameters,
                                      std::vector<SplitTensor> splits)
-    : splits_(std::move(splits)) {
+    : parameters_(parameters), splits_(std::move(splits)) {
   for (auto& parameter : parameters) {
     places_[parameter.value.id()].parameter = &parameter;
   }
@@ -48,7 +48,16 @@ void WeightPreparation::operator()(kernels::Linear& linear) {
   if (zeros != nullptr) put(*zeros, *linear.zeros);
 }
 
+std::vector<mx::array> WeightPreparation::others() const {
+  std::vector<mx::array> arrays;
+  for (const Parameter& each : parameters_) {
+    if (!replaced_.contains(&each)) arrays.push_back(each.value);
+  }
+  return arrays;
+}
+
 void WeightPreparation::put(const Place& place, const mx::array& value) {
+  replaced_.insert(place.parameter);
   auto* split = place.split;
   if (split == nullptr) {
     place.parameter->value = value;

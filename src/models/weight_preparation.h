@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include <mlxlm/model.h>
@@ -30,6 +31,9 @@ class WeightPreparation {
   // them, which become arrays that are remade from what it made. Others stay.
   void operator()(kernels::Linear& linear);
 
+  // The parameters that stayed what they were.
+  std::vector<mx::array> others() const;
+
  private:
   // Where an array came from: a parameter, or a part of a split one.
   struct Place {
@@ -39,6 +43,8 @@ class WeightPreparation {
   };
   void put(const Place& place, const mx::array& value);
 
+  std::vector<Parameter>& parameters_;
+  std::unordered_set<const Parameter*> replaced_;
   std::vector<SplitTensor> splits_;
   std::unordered_map<std::uintptr_t, Place> places_;
   std::unordered_map<SplitTensor*, std::size_t> num_put_;
