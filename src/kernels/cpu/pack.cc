@@ -321,7 +321,6 @@ void read_words(ElementFormat format,
                 const std::byte* row,
                 std::vector<std::uint32_t>& words) {
   using enum ElementFormat;
-  const std::size_t size = words.size() * sizeof(words[0]);
   switch (format) {
     case u2:
       return read_blocks<2>(row, words);
@@ -332,18 +331,17 @@ void read_words(ElementFormat format,
     case u6:
       return read_blocks<6>(row, words);
     case u8:
-      std::memcpy(words.data(), row, size);
+      std::memcpy(words.data(), row, words.size() * sizeof(words[0]));
       return;
     default:
       break;
   }
-  auto* out = reinterpret_cast<std::byte*>(words.data());
-  for (std::size_t i = 0; i < size; i += 8) {
-    std::uint64_t two = 0;
-    const std::size_t count = std::min<std::size_t>(size - i, 8);
-    std::memcpy(&two, row + i, count);
+  // Groups are of 16 columns and more: words come in twos.
+  for (std::size_t i = 0; i < words.size(); i += 2) {
+    std::uint64_t two;
+    std::memcpy(&two, row + i * 4, sizeof(two));
     two = reordered(two);
-    std::memcpy(out + i, &two, count);
+    std::memcpy(&words[i], &two, sizeof(two));
   }
 }
 
